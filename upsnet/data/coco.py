@@ -1,0 +1,139 @@
+"""Reader of the COCO panoptic layout: an image folder, a JSON, and a folder of id PNGs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from upsnet.data.categories import CategorySet
+from upsnet.data.panoptic_png import read_panoptic_png
+from upsnet.files import read_image, read_json
+from upsnet.structures import Sample
+
+
+class PanopticJson:
+    """A COCO-panoptic JSON file, checked, with one annotation per image.
+
+    Args:
+        path: the JSON file.
+        png_dir: folder of its PNGs; by default the JSON's path without `.json`.
+        categories: the classes to use instead of the file's own.
+
+    Attributes:
+        annotations: image id -> annotation row; images: image id -> image row.
+
+    Raises:
+        FileNotFoundError, ValueError: the file or a part of it is missing or contradicts itself.
+    """
+
+    def __init__(self, path: Path, png_dir: Path | None = None, categories: CategorySet | None = None) -> None:
+        self.path = path
+        self.png_dir = png_dir or path.with_suffix("")
+        document = read_json(path)
+        needed = ["images", "annotations"] if categories else ["images", "annotations", "categories"]
+        absent = [key for key in needed if not isinstance(document, dict) or key not in document]
+        if absent:
+            raise ValueError(f"{path}: no {', '.join(absent)}, expected a COCO-panoptic JSON")
+        self.categories = categories or CategorySet.from_json(document["categories"], source=str(path))
+        self.images: dict[int | str, dict[str, Any]] = {row["id"]: row for row in document["images"]}
+        self.annotations: dict[int | str, dict[str, Any]] = {}
+        for row in document["annotations"]:
+            self._check(row)
+            self.annotations[row["image_id"]] = row
+        if not self.png_dir.is_dir():
+            raise FileNotFoundError(f"{self.png_dir}: no such folder of panoptic PNGs (for {path})")
+
+    def _check(self, row: dict[str, Any]) -> None:
+        name = row.get("file_name", row.get("image_id"))
+        if row.get("image_id") not in self.images or "file_name" not in row or "segments_info" not in row:
+            raise ValueError(f"{self.path}: annotation {name!r} needs file_name, segments_info and an image_id of 'images'")
+        if row["image_id"] in self.annotations:
+            raise ValueError(f"{self.path}: image {row['image_id']} has two annotations, expected one")
+        seen = set()
+        for segment in row["segments_info"]:
+            if segment["category_id"] not in self.categories.channels:
+                raise ValueError(
+                    f"{self.path}: segment {segment['id']} of {name!r} has category_id {segment['category_id']}, "
+                    f"which is not among the {len(self.categories)} categories"
+                )
+            if segment["id"] in seen or segment["id"] == 0:
+                raise ValueError(f"{self.path}: segment id {segment['id']} of {name!r} stands twice or is 0 (void)")
+            seen.add(segment["id"])
+
+    def segments(self, image_id: int | str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], list[dict[str, Any]]]:
+        """Semantic channel and crowd flag of each segment of an image, and the JSON rows themselves."""
+        rows = self.annotations[image_id]["segments_info"]
+        classes = np.array([self.categories.channels[row["category_id"]] for row in rows], dtype=np.int64)
+        return classes, np.array([bool(row.get("iscrowd", 0)) for row in rows], dtype=bool), rows
+
+    def segment_map(self, image_id: int | str) -> npt.NDArray[np.int32]:
+        """The PNG of an image, with ids replaced by row + 1 of `segments` (0 = void).
+
+        Raises:
+            ValueError: the PNG holds an id that the JSON does not.
+        """
+        annotation = self.annotations[image_id]
+        path = self.png_dir / annotation["file_name"]
+        ids = read_panoptic_png(path)
+        known = np.array([0] + [row["id"] for row in annotation["segments_info"]], dtype=np.int64)
+        order = np.argsort(known)
+        position = np.searchsorted(known[order], ids).clip(max=len(known) - 1)
+        dense = order[position]
+        wrong = known[dense] != ids
+        if wrong.any():
+            listed = ", ".join(str(i) for i in np.unique(ids[wrong])[:5])
+            raise ValueError(f"{path}: segment id {listed} is not in {self.path}, expected every id of the PNG (but 0) there")
+        return dense.astype(np.int32)
+
+
+class CocoPanoptic:
+    """A data set in COCO panoptic layout, read one `Sample` at a time.
+
+    Args:
+        image_dir: folder of the pictures.
+        annotation_file: COCO-panoptic JSON.
+        panoptic_dir: folder of the PNGs; by default the JSON's path without `.json`.
+        categories: the model's classes; by default the JSON's.
+
+    Raises:
+        FileNotFoundError, ValueError: naming the file, see `PanopticJson`.
+    """
+
+    def __init__(
+        self,
+        image_dir: Path,
+        annotation_file: Path,
+        panoptic_dir: Path | None = None,
+        categories: CategorySet | None = None,
+    ) -> None:
+        self.truth = PanopticJson(annotation_file, panoptic_dir, categories)
+        self.categories = self.truth.categories
+        self.image_dir = image_dir
+        self.image_ids = list(self.truth.annotations)
+        if not image_dir.is_dir():
+            raise FileNotFoundError(f"{image_dir}: no such image folder")
+        if not self.image_ids:
+            raise ValueError(f"{annotation_file}: no annotated image")
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """(H, W) from the JSON, without opening the picture."""
+        row = self.truth.images[self.image_ids[index]]
+        return int(row["height"]), int(row["width"])
+
+    def __getitem__(self, index: int) -> Sample:
+        image_id = self.image_ids[index]
+        file_name = self.truth.images[image_id]["file_name"]
+        image = read_image(self.image_dir / file_name, apply_exif=False)
+        segment_map = self.truth.segment_map(image_id)
+        if image.shape[:2] != segment_map.shape:
+            raise ValueError(
+                f"{self.image_dir / file_name}: size {image.shape[:2]}, expected {segment_map.shape} as its panoptic PNG has"
+            )
+        classes, is_crowd, _ = self.truth.segments(image_id)
+        return Sample(image, segment_map, classes, is_crowd, image_id, file_name)

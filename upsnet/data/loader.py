@@ -1,0 +1,296 @@
+"""Data sets, batches and the order in which images come: everything random is a function of (seed, epoch, image)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from upsnet.config import AugmentConfig, CocoConfig, DataConfig, ShapesConfig
+from upsnet.data import transforms as T
+from upsnet.data.categories import CategorySet
+from upsnet.data.coco import CocoPanoptic
+from upsnet.data.shapes import Shapes
+from upsnet.data.targets import make_target
+from upsnet.structures import IGNORE_LABEL, PanopticBatch, Sample
+
+DATA_ROOT = "UPSNET_DATASETS"
+
+
+class PanopticDataset(Protocol):
+    """What every reader offers."""
+
+    categories: CategorySet
+
+    def __len__(self) -> int: ...
+
+    def size(self, index: int) -> tuple[int, int]:
+        """(H, W) without reading the image."""
+        ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+
+def data_root() -> Path:
+    """The folder that relative data set paths start from: $UPSNET_DATASETS, else `datasets/` of the repository."""
+    return Path(os.environ.get(DATA_ROOT) or Path(__file__).parents[2] / "datasets")
+
+
+def open_dataset(config: CocoConfig | ShapesConfig, categories: CategorySet | None = None) -> PanopticDataset:
+    """Opens a data set.
+
+    Args:
+        config: `data.train` or `data.val`.
+        categories: the classes it must have; by default its own.
+
+    Raises:
+        FileNotFoundError, ValueError: naming the file, or the category that differs.
+    """
+    if isinstance(config, ShapesConfig):
+        dataset: PanopticDataset = Shapes(config.num_images, config.image_size, config.seed)
+    else:
+        root = data_root()
+        panoptic_dir = root / config.panoptic_dir if config.panoptic_dir else None
+        dataset = CocoPanoptic(root / config.image_dir, root / config.annotation_file, panoptic_dir)
+    if categories is not None:
+        categories.require(dataset.categories, source=str(getattr(config, "annotation_file", "shapes")))
+    return dataset
+
+
+def open_train_dataset(config: DataConfig) -> PanopticDataset:
+    """Opens the training data, whose classes are the model's; `data.categories` must agree with them if given."""
+    categories = None
+    if config.categories is not None:
+        rows = [row.model_dump() for row in config.categories]
+        categories = CategorySet.from_json(rows, source="data.categories")
+    return open_dataset(config.train, categories)
+
+
+def build_transform(config: AugmentConfig) -> list[T.Transform]:
+    """The training augmentation in its order: geometry first, then colour."""
+    steps: list[T.Transform] = []
+    if config.crop_size is not None:
+        steps.append(T.JitterCrop(config.crop_size, config.jitter_scale))
+    elif config.short_sides:
+        steps.append(T.ResizeShortSide(config.short_sides, config.max_side))
+    if config.flip != "none":
+        steps.append(T.horizontal_flip if config.flip == "horizontal" else T.dihedral_flip)
+    if config.photometric:
+        steps.append(T.Photometric(config.photometric, config.hue))
+    return steps
+
+
+def image_seed(seed: int, epoch: int, index: int) -> int:
+    """The random stream of one image in one epoch, 63 bits."""
+    return int(np.random.SeedSequence([seed, epoch, index]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+class BatchSampler(Sampler[list[tuple[int, int]]]):
+    """Endless batches of (epoch, index) for training, grouped by aspect ratio, in an order set by the seed.
+
+    Batches are made for all ranks together and dealt out, so their contents do not depend on how many ranks share
+    them, and training can start at any iteration. What is left of an epoch's group waits for the next epoch.
+
+    Args:
+        sizes: (H, W) of every image.
+        batch_size: images per step over all ranks.
+        seed: of the order.
+        start, stop: first and last (exclusive) iteration.
+        rank, world_size: this process takes images rank, rank + world_size, ... of each batch.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[tuple[int, int]],
+        batch_size: int,
+        seed: int,
+        *,
+        start: int,
+        stop: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if batch_size % world_size:
+            raise ValueError(f"train.batch_size {batch_size} over {world_size} processes, expected a multiple")
+        self.is_wide = [width > height for height, width in sizes]
+        self.batch_size, self.seed = batch_size, seed
+        self.start, self.stop, self.rank, self.world_size = start, stop, rank, world_size
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        groups: dict[bool, list[tuple[int, int]]] = {False: [], True: []}
+        iteration, epoch = 0, 0
+        while iteration < self.stop:
+            for index in np.random.default_rng([self.seed, epoch]).permutation(len(self.is_wide)).tolist():
+                group = groups[self.is_wide[index]]
+                group.append((epoch, index))
+                if len(group) == self.batch_size:
+                    if self.start <= iteration < self.stop:
+                        yield group[self.rank :: self.world_size]
+                    group.clear()
+                    iteration += 1
+            epoch += 1
+
+
+class _Items(Dataset[Sample | tuple[Sample, int]]):
+    """Reads and transforms samples inside the workers."""
+
+    def __init__(self, dataset: PanopticDataset, steps: list[T.Transform], seed: int) -> None:
+        self.dataset, self.steps, self.seed = dataset, steps, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Sample, int]:  # type: ignore[override]
+        epoch, index = key
+        seed = image_seed(self.seed, epoch, index)
+        sample = self.dataset[index]
+        rng = np.random.default_rng(seed)
+        for step in self.steps:
+            sample = step(sample, rng)
+        return sample, seed
+
+
+def pad_images(images: Sequence[np.ndarray], divisor: int) -> tuple[Tensor, list[tuple[int, int]]]:
+    """Stacks [h, w, 3] images of any sizes into [B, 3, H, W] with zeros at the bottom and the right.
+
+    Args:
+        images: uint8 or float32.
+        divisor: H and W become multiples of it.
+
+    Returns:
+        The batch (channels last in memory), and the valid (H, W) of each image.
+    """
+    height, width = (-(-max(image.shape[axis] for image in images) // divisor) * divisor for axis in (0, 1))
+    batch = np.zeros((len(images), height, width, 3), dtype=images[0].dtype)
+    for slot, image in zip(batch, images, strict=True):
+        slot[: image.shape[0], : image.shape[1]] = image
+    sizes = [(int(image.shape[0]), int(image.shape[1])) for image in images]
+    return torch.from_numpy(batch).permute(0, 3, 1, 2), sizes
+
+
+def collate(items: Sequence[tuple[Sample, int]], num_stuff: int, divisor: int) -> PanopticBatch:
+    """Makes a training batch of augmented samples and their seeds."""
+    samples = [sample for sample, _ in items]
+    images, sizes = pad_images([s.image for s in samples], divisor)
+    targets = [make_target(s, num_stuff) for s in samples]
+    count, (height, width) = len(samples), images.shape[-2:]
+    slots = max(1, max(len(t.labels) for t in targets))
+    batch = PanopticBatch(
+        images,
+        torch.tensor(sizes),
+        sizes,
+        [s.size for s in samples],
+        [s.image_id for s in samples],
+        [s.file_name for s in samples],
+        seeds=torch.tensor([seed for _, seed in items], dtype=torch.int64),
+        boxes=torch.zeros(count, slots, 4),
+        labels=torch.zeros(count, slots, dtype=torch.int64),
+        is_crowd=torch.zeros(count, slots, dtype=torch.bool),
+        instance_map=torch.zeros(count, height, width, dtype=torch.int32),
+        semantic_map=torch.full((count, height, width), IGNORE_LABEL, dtype=torch.uint8),
+    )
+    for row, target in enumerate(targets):
+        h, w = target.instance_map.shape
+        for name in ("boxes", "labels", "is_crowd"):
+            value = getattr(target, name)
+            getattr(batch, name)[row, : len(value)] = value
+        for name in ("instance_map", "semantic_map"):
+            getattr(batch, name)[row, :h, :w] = getattr(target, name)
+    return batch
+
+
+def _quiet_worker(_: int) -> None:
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+
+
+class _TrainCollate:
+    """`collate` with its options, picklable for the workers."""
+
+    def __init__(self, num_stuff: int, divisor: int) -> None:
+        self.num_stuff, self.divisor = num_stuff, divisor
+
+    def __call__(self, items: Sequence[tuple[Sample, int]]) -> PanopticBatch:
+        return collate(items, self.num_stuff, self.divisor)
+
+
+def train_loader(
+    dataset: PanopticDataset,
+    config: DataConfig,
+    *,
+    batch_size: int,
+    seed: int,
+    start: int,
+    stop: int,
+    rank: int = 0,
+    world_size: int = 1,
+) -> DataLoader[PanopticBatch]:
+    """Batches for iterations `start` to `stop`, this rank's share of each."""
+    sizes = [dataset.size(i) for i in range(len(dataset))]
+    sampler = BatchSampler(sizes, batch_size, seed, start=start, stop=stop, rank=rank, world_size=world_size)
+    return DataLoader(
+        _Items(dataset, build_transform(config.augment), seed),
+        batch_sampler=sampler,
+        collate_fn=_TrainCollate(dataset.categories.num_stuff, config.size_divisor),
+        num_workers=config.num_workers,
+        worker_init_fn=_quiet_worker,
+        pin_memory=torch.cuda.is_available(),
+        prefetch_factor=4 if config.num_workers else None,
+    )
+
+
+class InferenceInput:
+    """Turns pictures into the network's input: resize to the configured sides, pad, batch."""
+
+    def __init__(self, config: DataConfig) -> None:
+        self.short_side, self.max_side, self.divisor = config.test_short_side, config.test_max_side, config.size_divisor
+
+    def resize(self, image: np.ndarray) -> np.ndarray:
+        """uint8 [H, W, 3] at the size the network works on."""
+        if self.short_side is None:
+            return image
+        return T.resize_image(image, T.fit_size(image.shape[:2], self.short_side, self.max_side))  # type: ignore[arg-type]
+
+    def __call__(self, images: Sequence[np.ndarray]) -> PanopticBatch:
+        """uint8 [H, W, 3] pictures of any sizes -> a batch without targets."""
+        batch, sizes = pad_images([self.resize(image) for image in images], self.divisor)
+        return PanopticBatch(batch, torch.tensor(sizes), sizes, [(int(i.shape[0]), int(i.shape[1])) for i in images])
+
+
+def test_loader(
+    dataset: PanopticDataset, config: DataConfig, *, batch_size: int, rank: int = 0, world_size: int = 1
+) -> DataLoader[PanopticBatch]:
+    """Every image once (this rank's share), images of like shape together."""
+    order = sorted(range(len(dataset)), key=dataset.size)[rank::world_size]
+    return DataLoader(
+        _Items(dataset, [], seed=0),
+        batch_sampler=[[(0, i) for i in order[at : at + batch_size]] for at in range(0, len(order), batch_size)],
+        collate_fn=_TestCollate(InferenceInput(config)),
+        num_workers=config.num_workers,
+        worker_init_fn=_quiet_worker,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+class _TestCollate:
+    """A batch of whole pictures; `truths` keeps the samples' maps, not their pixels."""
+
+    def __init__(self, make: InferenceInput) -> None:
+        self.make = make
+
+    def __call__(self, items: Sequence[tuple[Sample, int]]) -> PanopticBatch:
+        samples = [sample for sample, _ in items]
+        return replace(
+            self.make([s.image for s in samples]),
+            image_ids=[s.image_id for s in samples],
+            file_names=[s.file_name for s in samples],
+            truths=[replace(s, image=s.image[:0]) for s in samples],
+        )

@@ -1,0 +1,72 @@
+"""Segment-id maps as PNG, in COCO's panoptic format: id = R + 256 G + 256^2 B."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from upsnet.files import atomic_path
+
+MAX_ID = 2**24 - 1
+
+
+def rgb_to_id(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
+    """uint8 [H, W, 3] -> int32 [H, W]."""
+    wide = rgb.astype(np.int32)
+    return wide[..., 0] | wide[..., 1] << 8 | wide[..., 2] << 16
+
+
+def id_to_rgb(ids: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
+    """int [H, W] with values 0..2^24-1 -> uint8 [H, W, 3].
+
+    Raises:
+        ValueError: an id does not fit into 24 bits.
+    """
+    if ids.size and (ids.min() < 0 or ids.max() > MAX_ID):
+        raise ValueError(f"segment ids from {ids.min()} to {ids.max()}, expected 0..{MAX_ID}")
+    return np.stack([ids & 255, ids >> 8 & 255, ids >> 16 & 255], axis=-1).astype(np.uint8)
+
+
+def read_panoptic_png(path: Path) -> npt.NDArray[np.int32]:
+    """Reads a panoptic PNG as int32 [H, W].
+
+    Raises:
+        FileNotFoundError, ValueError: missing, unreadable, or not an RGB image; the message names the file.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode not in ("RGB", "RGBA"):
+                raise ValueError(f"pixel mode {image.mode}, expected RGB with id = R + 256 G + 65536 B")
+            return rgb_to_id(np.asarray(image)[..., :3])
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such panoptic PNG") from None
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ValueError(f"{path}: cannot be read as a panoptic PNG ({error})") from None
+
+
+def write_panoptic_png(path: Path, ids: npt.NDArray[np.integer]) -> None:
+    """Writes an id map [H, W] atomically."""
+    with atomic_path(path) as temporary:
+        Image.fromarray(id_to_rgb(ids)).save(temporary, format="PNG", compress_level=1)
+
+
+def segment_geometry(ids: npt.NDArray[np.int32], count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Areas and tight boxes of the segments 1..count of a dense id map [H, W].
+
+    Returns:
+        areas int64 [count] in pixels, and boxes int64 [count, 4], XYXY with exclusive ends; a segment without
+        pixels has area 0 and the box (0, 0, 0, 0).
+    """
+    height, width = ids.shape
+    areas = np.bincount(ids.ravel(), minlength=count + 1)[1 : count + 1]
+    spans = []
+    for size, axis in ((width, np.arange(width)[None, :]), (height, np.arange(height)[:, None])):
+        seen = np.zeros((count + 1, size), dtype=bool)
+        seen[ids, axis] = True
+        first, last = seen.argmax(1), size - seen[:, ::-1].argmax(1)
+        spans.append((first[1:], np.where(seen.any(1), last, 0)[1:]))
+    (x1, x2), (y1, y2) = spans
+    return areas, np.stack([x1, y1, x2, y2], axis=1)

@@ -1,0 +1,128 @@
+"""From a model's output to predictions with the data set's category ids, and into files in COCO panoptic layout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from upsnet.data.categories import CategorySet
+from upsnet.data.panoptic_png import segment_geometry, write_panoptic_png
+from upsnet.files import atomic_path, write_json
+from upsnet.structures import PanopticOutput, PanopticPrediction, Sample, Segment
+
+
+def to_prediction(output: PanopticOutput, row: int, categories: CategorySet) -> PanopticPrediction:
+    """The prediction of one image of a batch, on the host.
+
+    Args:
+        output: of the model.
+        row: which image.
+        categories: the classes.
+    """
+    ids = output.segment_ids[row].cpu().numpy()
+    segments = _segments(ids, output.segment_classes[row].tolist(), output.segment_scores[row].tolist(), categories)
+    semantic = None if output.semantic is None else output.semantic[row].cpu().numpy()
+    return PanopticPrediction(ids, segments, semantic)
+
+
+def truth_as_prediction(truth: Sample, categories: CategorySet) -> PanopticPrediction:
+    """A sample's truth in the form of a prediction, for pictures."""
+    scores = [1.0] * len(truth.classes)
+    return PanopticPrediction(truth.segment_map, _segments(truth.segment_map, truth.classes.tolist(), scores, categories))
+
+
+def _segments(
+    ids: npt.NDArray[np.int32], classes: list[int], scores: list[float], categories: CategorySet
+) -> list[Segment]:
+    areas, boxes = segment_geometry(ids, len(classes))
+    segments = []
+    for index in np.flatnonzero(areas).tolist():
+        category = categories[classes[index]]
+        x1, y1, x2, y2 = boxes[index].tolist()
+        box, area = (x1, y1, x2, y2), int(areas[index])
+        segments.append(Segment(index + 1, category.id, category.name, category.is_thing, scores[index], area, box))
+    return segments
+
+
+def prediction_rows(prediction: PanopticPrediction) -> list[dict[str, Any]]:
+    """COCO-panoptic `segments_info` rows, with score, name and isthing beside the standard fields."""
+    return [
+        segment_row(s.id, s.category_id, s.area, s.box, score=s.score, category_name=s.category_name, isthing=int(s.is_thing))
+        for s in prediction.segments
+    ]
+
+
+class PanopticWriter:
+    """Writes COCO-panoptic predictions or truth: a PNG per image at once, the JSON at `close`.
+
+    Args:
+        json_path: the JSON to write; the PNGs go into the folder of the same name without `.json`.
+        categories: the classes.
+    """
+
+    def __init__(self, json_path: Path, categories: CategorySet) -> None:
+        self.json_path = json_path
+        self.categories = categories
+        self.images: list[dict[str, Any]] = []
+        self.annotations: list[dict[str, Any]] = []
+
+    def add(
+        self,
+        image_id: int | str,
+        file_name: str,
+        segment_ids: npt.NDArray[np.int32],
+        rows: list[dict[str, Any]],
+    ) -> None:
+        """Adds one image.
+
+        Args:
+            image_id: as in the data set.
+            file_name: of the picture; the PNG takes its path with the suffix `.png`.
+            segment_ids: int32 [H, W], 0 = void.
+            rows: `segments_info` rows, as `segment_row` makes them.
+        """
+        png_name = str(Path(file_name).with_suffix(".png"))
+        write_panoptic_png(self.json_path.with_suffix("") / png_name, segment_ids)
+        height, width = segment_ids.shape
+        self.images.append({"id": image_id, "file_name": file_name, "height": height, "width": width})
+        self.annotations.append({"image_id": image_id, "file_name": png_name, "segments_info": rows})
+
+    def close(self) -> None:
+        """Writes the JSON."""
+        write_json(
+            self.json_path,
+            {"images": self.images, "annotations": self.annotations, "categories": self.categories.to_json()},
+        )
+
+
+def segment_row(segment_id: int, category_id: int, area: int, box: Sequence[int], **more: Any) -> dict[str, Any]:
+    """A `segments_info` row; `box` is XYXY with exclusive ends, COCO's `bbox` is (x, y, width, height)."""
+    x1, y1, x2, y2 = (int(v) for v in box)
+    return {
+        "id": int(segment_id),
+        "category_id": category_id,
+        "area": int(area),
+        "bbox": [x1, y1, x2 - x1, y2 - y1],
+        "iscrowd": 0,
+        **more,
+    }
+
+
+def write_samples(samples: Iterable[Sample], categories: CategorySet, root: Path, split: str) -> None:
+    """Writes samples as a data set in COCO panoptic layout: `root/split/*.png` and `root/annotations/`."""
+    writer = PanopticWriter(root / "annotations" / f"panoptic_{split}.json", categories)
+    for sample in samples:
+        with atomic_path(root / split / sample.file_name) as path:
+            Image.fromarray(sample.image).save(path)
+        areas, boxes = segment_geometry(sample.segment_map, len(sample.classes))
+        rows = [
+            segment_row(i + 1, categories[c].id, areas[i], boxes[i], iscrowd=int(sample.is_crowd[i]))
+            for i, c in enumerate(sample.classes)
+        ]
+        writer.add(sample.image_id, sample.file_name, sample.segment_map, rows)
+    writer.close()

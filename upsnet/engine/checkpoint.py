@@ -1,0 +1,103 @@
+"""Checkpoints: one file with weights, resolved config and categories, written whole and loaded without pickle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from upsnet.config import Config, parse_config
+from upsnet.data.categories import CategorySet
+from upsnet.files import atomic_path
+from upsnet.models.build import build_model
+from upsnet.models.upsnet import UPSNet
+
+FORMAT = "upsnet-checkpoint-1"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint file holds.
+
+    Attributes:
+        config, categories: of the run.
+        weights: the model's state dict.
+        metrics: of the evaluation that chose it, or None.
+        training: optimiser state, iteration and best score (only in `last.pt`).
+    """
+
+    config: Config
+    categories: CategorySet
+    weights: dict[str, torch.Tensor]
+    metrics: dict[str, Any] | None = None
+    training: dict[str, Any] | None = None
+
+    def build(self) -> UPSNet:
+        """The model with these weights, in evaluation mode."""
+        model = build_model(self.config, self.categories, pretrained=False)
+        load_weights(model, self.weights, source="checkpoint")
+        return model.eval()
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Writes a checkpoint atomically."""
+    with atomic_path(path) as temporary:
+        torch.save(
+            {
+                "format": FORMAT,
+                "config": checkpoint.config.dump(),
+                "categories": checkpoint.categories.to_json(),
+                "weights": checkpoint.weights,
+                "metrics": checkpoint.metrics,
+                "training": checkpoint.training,
+            },
+            temporary,
+        )
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Reads a checkpoint onto the CPU; only tensors and plain values are admitted.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or not a checkpoint of this project.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint")
+    try:
+        values = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many kinds; all mean that the file is not a checkpoint
+        raise ValueError(f"{path}: cannot be read as a checkpoint ({str(error).splitlines()[0]})") from None
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise ValueError(f"{path}: not a checkpoint of this project, expected format {FORMAT!r}; train or export one")
+    return Checkpoint(
+        config=parse_config(values["config"], source=f"{path} (config)"),
+        categories=CategorySet.from_json(values["categories"], source=str(path)),
+        weights=values["weights"],
+        metrics=values["metrics"],
+        training=values["training"],
+    )
+
+
+def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], *, source: str) -> None:
+    """Fills a model.
+
+    Raises:
+        ValueError: names or shapes differ: the checkpoint belongs to another model.
+    """
+    expected = model.state_dict()
+    wrong = sorted(
+        key
+        for key in expected.keys() | weights.keys()
+        if key not in expected or key not in weights or expected[key].shape != weights[key].shape
+    )
+    if wrong:
+        key = wrong[0]
+        shapes = [tuple(d[key].shape) if key in d else "absent" for d in (weights, expected)]
+        raise ValueError(
+            f"{source}: belongs to another model: {len(wrong)} parameters differ, "
+            f"the first is {key}: {shapes[0]}, expected {shapes[1]}"
+        )
+    model.load_state_dict(weights)

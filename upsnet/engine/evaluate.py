@@ -1,0 +1,143 @@
+"""Runs a model over a data set and scores it: PQ, mIoU and AP, alone or with every process taking its share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from upsnet.config import Config
+from upsnet.data.categories import CategorySet
+from upsnet.data.loader import PanopticDataset, test_loader
+from upsnet.data.predictions import PanopticWriter, prediction_rows, to_prediction
+from upsnet.data.targets import semantic_truth
+from upsnet.engine import distributed
+from upsnet.metrics.instance_ap import InstanceAP
+from upsnet.metrics.panoptic_quality import PanopticQuality, SegmentTable
+from upsnet.metrics.semantic_iou import SemanticIoU
+from upsnet.models.upsnet import UPSNet
+from upsnet.ops.mask_paste import paste_masks
+from upsnet.structures import Detections, PanopticBatch, PanopticOutput
+
+
+@dataclass
+class _Meters:
+    """The metrics that apply to a model with these heads."""
+
+    panoptic: PanopticQuality | None
+    semantic: SemanticIoU | None
+    instance: InstanceAP | None
+
+    @classmethod
+    def of(cls, heads: str, categories: CategorySet, *, with_instances: bool) -> _Meters:
+        return cls(
+            PanopticQuality(categories) if heads == "both" else None,
+            SemanticIoU(categories) if heads != "instance" else None,
+            InstanceAP(categories) if heads != "semantic" and with_instances else None,
+        )
+
+    def update(self, batch: PanopticBatch, output: PanopticOutput) -> None:
+        for row, truth in enumerate(batch.truths):
+            if self.panoptic is not None:
+                segments = SegmentTable.of(truth.classes, truth.is_crowd)
+                predicted = SegmentTable.of(output.segment_classes[row].cpu())
+                ids = output.segment_ids[row].cpu().numpy()
+                self.panoptic.update(truth.image_id, truth.segment_map, segments, ids, predicted)
+            if self.semantic is not None and output.semantic is not None:
+                self.semantic.update(semantic_truth(truth), output.semantic[row].cpu().numpy())
+            if self.instance is not None and output.instances is not None:
+                found = _instance_masks(output.instances, row, batch.network_sizes[row], truth.size)
+                self.instance.update(truth, *found)
+
+    def merge(self) -> None:
+        """Brings the rows of all processes together."""
+        if self.panoptic is not None:
+            self.panoptic.rows = {k: v for rows in distributed.gather(self.panoptic.rows) for k, v in rows.items()}
+        if self.semantic is not None:
+            self.semantic.confusion = np.sum(distributed.gather(self.semantic.confusion), axis=0)
+        if self.instance is not None:
+            for name in ("images", "truth", "detections"):
+                parts = distributed.gather(getattr(self.instance, name))
+                setattr(self.instance, name, [row for part in parts for row in part])
+
+    def compute(self) -> dict[str, Any]:
+        return {
+            name: None if meter is None else meter.compute()
+            for name, meter in (("panoptic", self.panoptic), ("semantic", self.semantic), ("instance", self.instance))
+        }
+
+
+def _instance_masks(
+    found: Detections, row: int, network_size: tuple[int, int], size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores [n], labels [n] and masks bool [n, H, W] of one image's instance list at the image's own size."""
+    assert found.mask_logits is not None
+    valid = found.valid[row]
+    scale = [size[1] / network_size[1], size[0] / network_size[0]] * 2
+    boxes = found.boxes[row, valid] * found.boxes.new_tensor(scale)
+    x, y = (torch.arange(n, device=boxes.device) + 0.5 for n in (size[1], size[0]))
+    logits, inside = paste_masks(found.mask_logits[row, valid], boxes, x, y)
+    values = (found.scores[row, valid], found.labels[row, valid], inside & (logits > 0))
+    scores, labels, masks = (t.cpu().numpy() for t in values)
+    return scores, labels, masks
+
+
+def evaluate(
+    model: UPSNet,
+    dataset: PanopticDataset,
+    config: Config,
+    device: torch.device,
+    *,
+    with_instances: bool | None = None,
+    predictions: Path | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Scores a model.
+
+    Args:
+        model: on `device`.
+        dataset: with truth.
+        config: `data`, `model.heads` and `evaluate` count.
+        device: to run on.
+        with_instances: also AP; by default as `evaluate.instance` says.
+        predictions: JSON to write COCO-panoptic predictions to (alone, not under `torchrun`).
+        progress: show a bar.
+
+    Returns:
+        The contents of `metrics.json`; sections that do not apply are None.
+    """
+    with_instances = config.evaluate.instance if with_instances is None else with_instances
+    meters = _Meters.of(config.model.heads, dataset.categories, with_instances=with_instances)
+    writer = PanopticWriter(predictions, dataset.categories) if predictions else None
+    rank, world_size = distributed.rank(), distributed.world_size()
+    loader = test_loader(dataset, config.data, batch_size=config.evaluate.batch_size, rank=rank, world_size=world_size)
+    training = model.training
+    model.eval()
+    for batch in tqdm(loader, desc="evaluate", disable=not progress or rank != 0, leave=False):
+        output = model.predict(
+            batch.to(device), with_semantic=meters.semantic is not None, with_instances=meters.instance is not None
+        )
+        meters.update(batch, output)
+        if writer is not None:
+            for row, truth in enumerate(batch.truths):
+                prediction = to_prediction(output, row, dataset.categories)
+                writer.add(truth.image_id, truth.file_name, prediction.segment_ids, prediction_rows(prediction))
+    model.train(training)
+    if writer is not None:
+        writer.close()
+    meters.merge()
+    return meters.compute()
+
+
+def headline(metrics: dict[str, Any]) -> tuple[str, float]:
+    """Name and value of the number that chooses the best model: PQ, else AP, else mIoU."""
+    for section, key, name in (("panoptic", "All", "PQ"), ("instance", "ap", "AP"), ("semantic", "miou", "mIoU")):
+        if metrics[section] is not None:
+            value = metrics[section][key]
+            return name, float(value["pq"] if section == "panoptic" else value)
+    raise ValueError("no metric applies: model.heads=instance needs evaluate.instance=true")
+

@@ -1,0 +1,51 @@
+"""Optimiser, learning-rate schedule and precision of a training run."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+
+import torch
+from torch import nn
+
+from upsnet.config import TrainConfig
+
+
+def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """SGD or AdamW; weight decay on weights alone, not on biases and norms."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr, fused=True)
+    nesterov = config.nesterov and config.momentum > 0
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov, fused=True)
+
+
+def learning_rate(config: TrainConfig, iteration: int) -> float:
+    """The rate of one iteration: linear warm-up, then step, poly (power 0.9) or cosine decay to 0."""
+    rate = config.lr
+    progress = iteration / config.iterations
+    if config.schedule == "step":
+        rate *= config.gamma ** bisect_right(config.steps, iteration)
+    elif config.schedule == "poly":
+        rate *= (1 - progress) ** 0.9
+    else:
+        rate *= (1 + math.cos(math.pi * progress)) / 2
+    if iteration < config.warmup_iterations:
+        done = iteration / config.warmup_iterations
+        rate *= config.warmup_factor * (1 - done) + done
+    return rate
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """bfloat16 if asked for, or if `auto` and the device computes it natively; None: full float32."""
+    if precision == "auto":
+        if device.type == "cuda":
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            native = bool(torch.cpu._is_avx512_bf16_supported())  # type: ignore[no-untyped-call]
+        precision = "bf16" if native else "fp32"
+    return torch.bfloat16 if precision == "bf16" else None

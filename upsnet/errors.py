@@ -1,0 +1,18 @@
+"""How a command ends: a user's mistake is one line and exit code 2, a defect of ours a traceback."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+
+def run_tool(main: Callable[[], None]) -> None:
+    """Runs the body of a command-line tool; expected errors are printed as one line without a traceback."""
+    try:
+        main()
+    except (OSError, ValueError, FloatingPointError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

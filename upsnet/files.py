@@ -1,0 +1,91 @@
+"""Reading pictures and writing files that are either whole or not there."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm"})
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`, and renames it onto `path` if the block succeeds.
+
+    A crash, a full disk or a kill leaves the old file, or none; never half a file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `value` as JSON, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+        FileNotFoundError, ValueError: the file is missing or is no JSON; the message names it.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not valid JSON ({error})") from None
+
+
+def to_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """Any PIL image as uint8 RGB [H, W, 3]: grey, palette, CMYK, alpha dropped, 16 bits cut to the upper 8."""
+    if image.mode.startswith("I"):
+        grey = np.asarray(image).astype(np.int64)
+        if grey.min() < 0 or grey.max() > 65535:
+            raise ValueError(f"integer pixels from {grey.min()} to {grey.max()}, expected 8 or 16 bits: convert the image first")
+        return np.repeat((grey >> 8).astype(np.uint8)[..., None], 3, axis=2)
+    if image.mode == "F":
+        raise ValueError("floating-point pixels, expected 8 or 16 bits: convert the image first")
+    return np.array(image.convert("RGB"), dtype=np.uint8)
+
+
+def read_image(path: Path, *, apply_exif: bool) -> npt.NDArray[np.uint8]:
+    """Reads a picture as uint8 RGB [H, W, 3].
+
+    Args:
+        path: any file Pillow can decode.
+        apply_exif: turn the picture as its EXIF orientation says. True for a user's own photographs; False for
+            data sets, whose truth lies on the stored pixels (COCO's does).
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, not a picture, or a truncated one; the message names it.
+    """
+    try:
+        with Image.open(path) as image:
+            return to_rgb(ImageOps.exif_transpose(image) if apply_exif else image)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such image") from None
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ValueError(f"{path}: cannot be read as an image ({error})") from None

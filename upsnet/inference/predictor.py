@@ -1,0 +1,93 @@
+"""Predictions for one's own pictures.
+
+    predictor = PanopticPredictor.from_checkpoint("model.pt", device="cuda")
+    prediction = predictor("street.jpg")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageOps
+
+from upsnet.data.categories import CategorySet
+from upsnet.data.loader import InferenceInput
+from upsnet.data.predictions import to_prediction
+from upsnet.engine.checkpoint import Checkpoint, load_checkpoint
+from upsnet.files import read_image, to_rgb
+from upsnet.models.upsnet import UPSNet
+from upsnet.structures import PanopticPrediction
+
+Picture = str | Path | Image.Image | npt.NDArray[np.uint8]
+
+
+class PanopticPredictor:
+    """Segments pictures of any size.
+
+    Args:
+        model: in evaluation mode.
+        categories: its classes.
+        make_input: the preprocessing it was trained with.
+        device: where it runs.
+    """
+
+    def __init__(
+        self, model: UPSNet, categories: CategorySet, make_input: InferenceInput, device: torch.device | str = "cpu"
+    ) -> None:
+        self.device = torch.device(device)
+        self.model = model.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.categories = categories
+        self.make_input = make_input
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path, device: torch.device | str | None = None) -> PanopticPredictor:
+        """Loads a checkpoint.
+
+        Args:
+            path: `model.pt` of a run, or an exported checkpoint.
+            device: by default the GPU if there is one.
+
+        Raises:
+            FileNotFoundError, ValueError: no such file, or not a checkpoint.
+        """
+        return cls.of(load_checkpoint(Path(path)), device)
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, device: torch.device | str | None = None) -> PanopticPredictor:
+        """A predictor for a loaded checkpoint."""
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(checkpoint.build(), checkpoint.categories, InferenceInput(checkpoint.config.data), device)
+
+    @overload
+    def __call__(self, images: Picture) -> PanopticPrediction: ...
+    @overload
+    def __call__(self, images: Sequence[Picture]) -> list[PanopticPrediction]: ...
+    def __call__(self, images: Picture | Sequence[Picture]) -> PanopticPrediction | list[PanopticPrediction]:
+        """Predicts one picture, or a list of them as one batch.
+
+        Args:
+            images: path, PIL image, or uint8 RGB array [H, W, 3]; EXIF orientation of files and PIL images is applied.
+
+        Raises:
+            FileNotFoundError, ValueError: a picture cannot be read, or an array has another shape or type.
+        """
+        if isinstance(images, str | Path | Image.Image | np.ndarray):
+            return self([images])[0]
+        batch = self.make_input([_pixels(image) for image in images])
+        output = self.model.predict(batch.to(self.device))
+        return [to_prediction(output, row, self.categories) for row in range(len(batch))]
+
+
+def _pixels(image: Picture) -> npt.NDArray[np.uint8]:
+    if isinstance(image, str | Path):
+        return read_image(Path(image), apply_exif=True)
+    if isinstance(image, Image.Image):
+        return to_rgb(ImageOps.exif_transpose(image))
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"image array is {image.dtype} {image.shape}, expected uint8 [H, W, 3] in RGB")
+    return image

@@ -1,0 +1,134 @@
+"""Panoptic quality (Kirillov et al. 2019, sec. 4) by the rules of the COCO panoptic evaluation.
+
+A prediction matches a truth of its class that is no crowd if their IoU is above 1/2, where the union leaves out the
+prediction's pixels on void truth and nothing else: a pixel predicted as void stays a miss. An unmatched truth that
+is no crowd is a false negative. An unmatched prediction is a false positive, unless more than half of it lies on void
+truth and on a crowd of its class (the last such crowd of the image, as in the reference evaluation).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from upsnet.data.categories import CategorySet
+
+IntArray = npt.NDArray[np.integer]
+FIELDS = ("iou", "tp", "fp", "fn")
+
+
+@dataclass(frozen=True)
+class SegmentTable:
+    """The segments of an image: row i describes id i + 1 of the dense map; 0 is void.
+
+    Attributes:
+        classes: int64 [n], semantic channels; is_crowd: bool [n] (truth only).
+    """
+
+    classes: npt.NDArray[np.int64]
+    is_crowd: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, classes: Any, is_crowd: Any = None) -> SegmentTable:
+        """Builds the table; without `is_crowd` nothing is a crowd."""
+        rows = np.asarray(classes, dtype=np.int64)
+        return cls(rows, np.zeros(len(rows), dtype=bool) if is_crowd is None else np.asarray(is_crowd, dtype=bool))
+
+
+def image_scores(
+    truth_map: IntArray, truth: SegmentTable, predicted_map: IntArray, predicted: SegmentTable, num_classes: int
+) -> npt.NDArray[np.float64]:
+    """Compares one prediction with its truth.
+
+    Args:
+        truth_map, predicted_map: [H, W] of one size, dense ids.
+        truth, predicted: their segments; a predicted row without a pixel is no segment.
+        num_classes: rows of the result.
+
+    Returns:
+        float64 [num_classes, 4]: sum of IoU, TP, FP, FN of each class.
+
+    Raises:
+        ValueError: the maps differ in size, or hold an id without a row.
+    """
+    if truth_map.shape != predicted_map.shape:
+        raise ValueError(f"prediction has size {predicted_map.shape}, expected {truth_map.shape} as the truth")
+    rows, columns = len(truth.classes) + 1, len(predicted.classes) + 1
+    for name, ids, limit in (("truth", truth_map, rows), ("prediction", predicted_map, columns)):
+        if ids.size and not (0 <= ids.min() and ids.max() < limit):
+            raise ValueError(f"{name} has ids from {ids.min()} to {ids.max()}, expected 0..{limit - 1}")
+    pairs = truth_map.astype(np.int64).ravel() * columns + predicted_map.ravel()
+    inter = np.bincount(pairs, minlength=rows * columns).reshape(rows, columns)
+    predicted_area = inter.sum(0)[1:]
+    union = inter.sum(1)[1:, None] + predicted_area - inter[1:, 1:] - inter[:1, 1:]
+    iou = inter[1:, 1:] / np.maximum(union, 1)
+    same = (truth.classes[:, None] == predicted.classes) & ~truth.is_crowd[:, None]
+    hit_truth, hit_predicted = np.nonzero(same & (iou > 0.5))
+
+    scores = np.zeros((num_classes, len(FIELDS)))
+    np.add.at(scores[:, 0], truth.classes[hit_truth], iou[hit_truth, hit_predicted])
+    np.add.at(scores[:, 1], truth.classes[hit_truth], 1)
+    missed = ~truth.is_crowd
+    missed[hit_truth] = False
+    np.add.at(scores[:, 3], truth.classes[missed], 1)
+
+    crowd_row = np.zeros(num_classes, dtype=np.int64)
+    crowd_row[truth.classes[truth.is_crowd]] = np.flatnonzero(truth.is_crowd) + 1
+    own_crowd = crowd_row[predicted.classes]
+    excused = inter[0, 1:] + np.where(own_crowd > 0, inter[own_crowd, np.arange(1, columns)], 0)
+    spurious = (predicted_area > 0) & (excused / np.maximum(predicted_area, 1) <= 0.5)
+    spurious[hit_predicted] = False
+    np.add.at(scores[:, 2], predicted.classes[spurious], 1)
+    return scores
+
+
+class PanopticQuality:
+    """Sums the scores of images, and gives PQ, SQ and RQ in percent.
+
+    Args:
+        categories: the classes.
+    """
+
+    def __init__(self, categories: CategorySet) -> None:
+        self.categories = categories
+        self.rows: dict[Any, npt.NDArray[np.float64]] = {}
+
+    def update(
+        self, key: Any, truth_map: IntArray, truth: SegmentTable, predicted_map: IntArray, predicted: SegmentTable
+    ) -> None:
+        """Adds one image under a key of its own (see `image_scores`)."""
+        self.rows[key] = image_scores(truth_map, truth, predicted_map, predicted, len(self.categories))
+
+    def compute(self) -> dict[str, Any]:
+        """The `panoptic` section of `metrics.json`: All, Things, Stuff and per_class.
+
+        The sums run in the order of the keys, so that any split of the images over processes gives the same bits.
+        """
+        total = np.zeros((len(self.categories), len(FIELDS)))
+        for key in sorted(self.rows, key=str):
+            total += self.rows[key]
+        per_class = {str(c.id): {"name": c.name, **_quality(total[i])} for i, c in enumerate(self.categories.categories)}
+        result: dict[str, Any] = {}
+        for group, wanted in (("All", None), ("Things", True), ("Stuff", False)):
+            members = [per_class[str(c.id)] for c in self.categories.categories if wanted in (None, c.is_thing)]
+            seen = [m for m in members if m["tp"] + m["fp"] + m["fn"] > 0]
+            means = {name: sum(m[name] for m in seen) / max(1, len(seen)) for name in ("pq", "sq", "rq")}
+            result[group] = {**means, "n": len(seen)}
+        return {**result, "per_class": per_class}
+
+
+def _quality(row: npt.NDArray[np.float64]) -> dict[str, float | int]:
+    iou, tp, fp, fn = row.tolist()
+    size = tp + fp / 2 + fn / 2
+    return {
+        "pq": 100 * iou / size if size else 0.0,
+        "sq": 100 * iou / tp if tp else 0.0,
+        "rq": 100 * tp / size if size else 0.0,
+        "iou": iou,
+        "tp": int(tp),
+        "fp": int(fp),
+        "fn": int(fn),
+    }

@@ -1,0 +1,63 @@
+"""Config -> model: the only place where the numbers of a config meet the modules."""
+
+from __future__ import annotations
+
+from upsnet.config import Config
+from upsnet.data.categories import CategorySet
+from upsnet.models.backbone import ResNet, load_backbone_weights
+from upsnet.models.fpn import FPN
+from upsnet.models.instance_head import InstanceHead
+from upsnet.models.panoptic_head import PanopticHead
+from upsnet.models.rpn import RPN, Anchors
+from upsnet.models.semantic_head import SemanticHead
+from upsnet.models.upsnet import DetectionRule, UPSNet
+
+LEVEL_STRIDES = (4, 8, 16, 32, 64)
+
+
+def build_model(config: Config, categories: CategorySet, *, pretrained: bool = True) -> UPSNet:
+    """Builds the model of a config.
+
+    Args:
+        config: the run.
+        categories: the classes.
+        pretrained: load `model.backbone.weights` (not needed when a checkpoint follows).
+
+    Raises:
+        ValueError: the classes cannot feed the chosen heads.
+    """
+    model = config.model
+    has_semantic, has_instance = model.heads != "instance", model.heads != "semantic"
+    if has_instance and categories.num_things == 0:
+        raise ValueError(f"model.heads={model.heads}: the data set has no thing class, expected one; use model.heads=semantic")
+    if model.heads == "both" and categories.num_stuff == 0:
+        raise ValueError("model.heads=both: the data set has no stuff class, expected one; use model.heads=instance")
+    backbone = ResNet(
+        model.backbone.name, width=model.backbone.width, norm=model.backbone.norm, freeze_at=model.backbone.freeze_at
+    )
+    if pretrained and model.backbone.weights is not None:
+        load_backbone_weights(backbone, model.backbone.name, model.backbone.weights)
+    channels, num_levels = model.fpn_channels, len(model.rpn.anchor_sizes)
+    rpn = instance_head = None
+    if has_instance:
+        anchors = Anchors(model.rpn.anchor_sizes, model.rpn.aspect_ratios, LEVEL_STRIDES[:num_levels])
+        rpn = RPN(channels, anchors, **model.rpn.model_dump(exclude={"anchor_sizes", "aspect_ratios"}))
+        options = model.instance.model_dump(exclude={"score_threshold", "nms_iou"})
+        instance_head = InstanceHead(channels, categories.num_things, **options)
+    return UPSNet(
+        backbone,
+        FPN(backbone.channels, channels, extra_level=has_instance and num_levels == 5),
+        SemanticHead(channels, len(categories), **model.semantic.model_dump()) if has_semantic else None,
+        rpn,
+        instance_head,
+        PanopticHead(
+            categories.num_stuff,
+            categories.num_things,
+            **model.panoptic.model_dump(exclude={"score_threshold", "nms_iou"}),
+        ),
+        panoptic_rule=DetectionRule(model.panoptic.score_threshold, model.panoptic.nms_iou, per_class=False),
+        instance_rule=DetectionRule(model.instance.score_threshold, model.instance.nms_iou, per_class=True),
+        loss_weights=config.loss.weights(),
+        pixel_mean=model.pixel_mean,
+        pixel_std=model.pixel_std,
+    )

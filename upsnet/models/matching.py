@@ -1,0 +1,89 @@
+"""Which truth belongs to which box: shared by the anchors and the RoIs, for all images at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from upsnet.ops.boxes import pairwise_overlap
+from upsnet.structures import Truth
+
+CROWD_OVERLAP = 0.5
+"""A box with more of its area in a crowd is neither an object nor background."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """The best truth of each box.
+
+    Attributes:
+        iou: float32 [B, M] with the best instance, -1 where the image has none.
+        slot: int64 [B, M], its row in the truth.
+        is_ignored: bool [B, M]: lies in a crowd.
+        is_best: bool [B, M]: no box overlaps some instance more than this one does.
+    """
+
+    iou: Tensor
+    slot: Tensor
+    is_ignored: Tensor
+    is_best: Tensor
+
+
+def match(truth: Truth, boxes: Tensor, is_candidate: Tensor) -> Match:
+    """Matches boxes [B or 1, M, 4] to the truth; `is_candidate` bool [B, M] limits `is_best`."""
+    overlap = pairwise_overlap(truth.boxes, boxes, truth.is_crowd)
+    in_crowd = overlap.masked_fill(~truth.is_crowd_region[..., None], 0).amax(1) > CROWD_OVERLAP
+    overlap = overlap.masked_fill_(~truth.is_instance[..., None], -1)
+    iou, slot = overlap.max(1)
+    overlap = overlap.masked_fill_(~is_candidate[:, None], -1)
+    best = overlap.amax(2, keepdim=True)
+    is_best = ((overlap == best) & (best > 0)).any(1)
+    return Match(iou, slot, in_crowd, is_best)
+
+
+def mask_targets(truth: Truth, boxes: Tensor, slots: Tensor, size: int) -> Tensor:
+    """Soft masks: the instance's coverage around the centres of size x size bins, read from the instance map.
+
+    Args:
+        truth: of the batch.
+        boxes: float32 [B, R, 4] in pixels; slots: int64 [B, R], row of the instance each box shall contain.
+        size: bins per side.
+
+    Returns:
+        float32 [B, R, size, size] in 0..1: the mean of 2 x 2 bilinear samples per bin.
+    """
+    height, width = truth.instance_map.shape[-2:]
+    batch = torch.arange(len(boxes), device=boxes.device)[:, None, None, None]
+    fraction = (torch.arange(2 * size, device=boxes.device) + 0.5) / (2 * size)
+
+    def axis(low: Tensor, high: Tensor, limit: int) -> tuple[Tensor, Tensor, Tensor]:
+        position = (low[..., None] + fraction * (high - low)[..., None] - 0.5).clamp(0, limit - 1)
+        before = position.floor().long()
+        return before, (before + 1).clamp(max=limit - 1), position - before
+
+    x0, x1, wx = axis(boxes[..., 0], boxes[..., 2], width)
+    y0, y1, wy = axis(boxes[..., 1], boxes[..., 3], height)
+
+    def corner(y: Tensor, x: Tensor) -> Tensor:
+        found = truth.instance_map[batch, y[..., :, None], x[..., None, :]]
+        return (found == slots[..., None, None] + 1).float()
+
+    wx, wy = wx[..., None, :], wy[..., :, None]
+    top = corner(y0, x0) * (1 - wx) + corner(y0, x1) * wx
+    bottom = corner(y1, x0) * (1 - wx) + corner(y1, x1) * wx
+    samples = top * (1 - wy) + bottom * wy
+    return samples.unflatten(-1, (size, 2)).unflatten(-3, (size, 2)).mean((-1, -3))
+
+
+def semantic_targets(truth: Truth, boxes: Tensor, size: int) -> Tensor:
+    """The semantic map at the centres of size x size bins of boxes [B, R, 4]: int64 [B, R, size, size]."""
+    height, width = truth.semantic_map.shape[-2:]
+    batch = torch.arange(len(boxes), device=boxes.device)[:, None, None, None]
+    fraction = (torch.arange(size, device=boxes.device) + 0.5) / size
+    x, y = (
+        (boxes[..., a, None] + fraction * (boxes[..., a + 2] - boxes[..., a])[..., None]).long().clamp(0, limit - 1)
+        for a, limit in ((0, width), (1, height))
+    )
+    return truth.semantic_map[batch, y[..., :, None], x[..., None, :]].long()

@@ -1,0 +1,154 @@
+"""Region proposal network (Ren et al. 2015) over a feature pyramid, batched and of fixed shape throughout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from upsnet.losses import objectness_and_box_loss
+from upsnet.models.layers import init_normal
+from upsnet.models.matching import match
+from upsnet.ops.boxes import clip_boxes, decode_boxes, encode_boxes
+from upsnet.ops.nms import nms_mask
+from upsnet.ops.sampling import gather_rows, hashed_uniform, sample_ranked
+from upsnet.structures import Truth
+
+UNIT = (1.0, 1.0, 1.0, 1.0)
+NEVER = float("-inf")
+
+
+class Anchors(nn.Module):
+    """Base boxes per level, laid on the grid of cell centres.
+
+    Args:
+        sizes: square root of the area in pixels, one row per level.
+        aspect_ratios: height / width.
+        strides: pixels per cell of each level.
+    """
+
+    base: Tensor
+
+    def __init__(self, sizes: Sequence[Sequence[float]], aspect_ratios: Sequence[float], strides: Sequence[int]) -> None:
+        super().__init__()
+        self.strides = tuple(strides)
+        root = torch.tensor(aspect_ratios, dtype=torch.float32).sqrt()
+        size = torch.tensor(sizes, dtype=torch.float32)[:, :, None]
+        half = torch.stack([size / root, size * root], dim=-1).flatten(1, 2) / 2
+        self.register_buffer("base", torch.cat([-half, half], dim=-1), persistent=False)
+
+    @property
+    def per_cell(self) -> int:
+        """Anchors at each cell."""
+        return int(self.base.shape[1])
+
+    def forward(self, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """Grid (H, W) of each level -> float32 [H * W * A, 4] each, in the order row, column, anchor."""
+        levels = []
+        for base, stride, (height, width) in zip(self.base, self.strides, sizes, strict=True):
+            x, y = ((torch.arange(n, device=base.device) + 0.5) * stride for n in (width, height))
+            center = torch.stack([x.expand(height, width), y[:, None].expand(height, width)], dim=-1)
+            levels.append((center.repeat(1, 1, 2)[:, :, None] + base).reshape(-1, 4))
+        return levels
+
+
+class RPN(nn.Module):
+    """Scores and refines anchors, and keeps the best after NMS.
+
+    Args:
+        channels: of the pyramid.
+        anchors: the anchor grid, one row of sizes per level.
+        pre_nms, post_nms: proposals per level before, and per image after NMS, at inference.
+        pre_nms_train, post_nms_train: likewise while training.
+        nms_iou: NMS threshold.
+        positive_iou, negative_iou: anchors are objects from the one and background below the other.
+        samples, positive_fraction: anchors in the loss, per image, and the share of objects at most.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        anchors: Anchors,
+        *,
+        pre_nms: int = 1000,
+        post_nms: int = 1000,
+        pre_nms_train: int = 2000,
+        post_nms_train: int = 2000,
+        nms_iou: float = 0.7,
+        positive_iou: float = 0.7,
+        negative_iou: float = 0.3,
+        samples: int = 256,
+        positive_fraction: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.anchors = anchors
+        self.limits = {False: (pre_nms, post_nms), True: (pre_nms_train, post_nms_train)}
+        self.nms_iou = nms_iou
+        self.positive_iou, self.negative_iou = positive_iou, negative_iou
+        self.samples, self.max_positive = samples, int(samples * positive_fraction)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.cls_logits = nn.Conv2d(channels, anchors.per_cell, 1)
+        self.bbox_pred = nn.Conv2d(channels, 4 * anchors.per_cell, 1)
+        for layer in (self.conv, self.cls_logits, self.bbox_pred):
+            init_normal(layer, std=0.01)
+
+    def forward(self, levels: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Pyramid levels -> per level logits [B, A], deltas [B, A, 4] and anchors [A, 4]."""
+        logits, deltas = [], []
+        for level in levels:
+            hidden = F.relu(self.conv(level))
+            logits.append(self.cls_logits(hidden).permute(0, 2, 3, 1).flatten(1).float())
+            deltas.append(self.bbox_pred(hidden).permute(0, 2, 3, 1).reshape(len(level), -1, 4).float())
+        return logits, deltas, self.anchors([(int(x.shape[2]), int(x.shape[3])) for x in levels])
+
+    def propose(
+        self, logits: list[Tensor], deltas: list[Tensor], anchors: list[Tensor], image_sizes: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Decodes, clips and suppresses.
+
+        Returns:
+            boxes float32 [B, P, 4] in order of falling score, and bool [B, P]: the slot is taken.
+        """
+        pre_nms, post_nms = self.limits[self.training]
+        slots = min(pre_nms, max(level.shape[1] for level in logits))
+        all_boxes, all_scores = [], []
+        for score, delta, anchor in zip(logits, deltas, anchors, strict=True):
+            top = score.detach().topk(min(slots, score.shape[1]), dim=1)
+            boxes = decode_boxes(gather_rows(delta.detach(), top.indices), anchor[top.indices], UNIT)
+            boxes = clip_boxes(boxes, image_sizes)
+            empty = (boxes[..., 2:] - boxes[..., :2]).amin(-1) <= 0
+            missing = slots - top.indices.shape[1]
+            all_boxes.append(F.pad(boxes, (0, 0, 0, missing)))
+            all_scores.append(F.pad(top.values.masked_fill(empty, NEVER), (0, missing), value=NEVER))
+        boxes, scores = torch.stack(all_boxes, 1), torch.stack(all_scores, 1)
+        keep = nms_mask(boxes.flatten(0, 1), self.nms_iou).view_as(scores)
+        scores, boxes = scores.masked_fill(~keep, NEVER).flatten(1), boxes.flatten(1, 2)
+        top = scores.topk(min(post_nms, scores.shape[1]), dim=1)
+        return gather_rows(boxes, top.indices), top.values > NEVER
+
+    def losses(
+        self, logits: list[Tensor], deltas: list[Tensor], anchors: list[Tensor], image_sizes: Tensor, truth: Truth
+    ) -> dict[str, Tensor]:
+        """`loss_rpn_objectness` and `loss_rpn_box` over a random sample of anchors whose centre is in the image."""
+        score, delta, anchor = torch.cat(logits, 1), torch.cat(deltas, 1), torch.cat(anchors)
+        center = (anchor[:, :2] + anchor[:, 2:]) / 2
+        within = (center < image_sizes.flip(-1)[:, None]).all(-1)
+        found = match(truth, anchor[None], within)
+        positive = within & ((found.iou >= self.positive_iou) | found.is_best)
+        negative = within & ~positive & ~found.is_ignored & (found.iou < self.negative_iou)
+        chance = hashed_uniform(truth.seeds, 1, score.shape[1])
+        some_positive, is_positive = sample_ranked(chance.where(positive, -1), self.max_positive)
+        some_negative, is_negative = sample_ranked(chance.where(negative, -1), self.samples)
+        room = self.samples - is_positive.sum(1, keepdim=True)
+        is_negative &= torch.arange(is_negative.shape[1], device=room.device) < room
+        chosen = torch.cat([some_positive, some_negative], 1)
+        sampled = torch.cat([is_positive, is_negative], 1)
+        objects = torch.cat([is_positive, torch.zeros_like(is_negative)], 1)
+        matched = gather_rows(truth.boxes, gather_rows(found.slot, chosen))
+        targets = encode_boxes(matched, anchor[chosen], UNIT)
+        objectness, box = objectness_and_box_loss(
+            gather_rows(score, chosen), gather_rows(delta, chosen), targets, objects, sampled
+        )
+        return {"loss_rpn_objectness": objectness, "loss_rpn_box": box}

@@ -1,0 +1,75 @@
+"""Semantic head of UPSNet (Xiong et al. 2019, sec. 3.2): one small subnet shared by P2-P5."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import DeformConv2d
+
+from upsnet.models.layers import conv_block, init_normal, make_norm
+
+
+class DeformableBlock(nn.Module):
+    """3x3 deformable convolution (Dai et al. 2017) whose offsets start at zero, normalisation, ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, *, norm: str = "none") -> None:
+        super().__init__()
+        self.offset = nn.Conv2d(inputs, 18, 3, padding=1)
+        init_normal(self.offset, std=0.0)
+        self.conv = DeformConv2d(inputs, outputs, 3, padding=1)
+        nn.init.kaiming_normal_(self.conv.weight, nonlinearity="relu")
+        nn.init.zeros_(self.conv.bias)
+        self.norm = make_norm(norm, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, inputs, H, W] -> [B, outputs, H, W], in float32 (the sampling needs it)."""
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.float()
+            return F.relu(self.norm(self.conv(x, self.offset(x))))
+
+
+class SemanticHead(nn.Module):
+    """Convolutions shared over the levels, bilinear upsampling to 1/4 resolution, concatenation, 1x1 scores.
+
+    The 1x1 convolution is applied before the upsampling, level by level, and the results are added: the same
+    numbers as after it, for a fraction of the work.
+
+    Args:
+        in_channels: of the pyramid.
+        num_classes: S + T.
+        conv: `dilated` or `deformable`.
+        num_layers, channels, dilation, norm: of the shared subnet.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        *,
+        conv: str = "dilated",
+        num_layers: int = 3,
+        channels: int = 128,
+        dilation: int = 2,
+        norm: str = "none",
+    ) -> None:
+        super().__init__()
+        widths = [in_channels] * max(1, num_layers - 1) + [channels] * (2 if num_layers > 1 else 1)
+        pairs = list(zip(widths[:-1], widths[1:], strict=True))
+        if conv == "deformable":
+            self.layers = nn.Sequential(*(DeformableBlock(i, o, norm=norm) for i, o in pairs))
+        else:
+            self.layers = nn.Sequential(*(conv_block(i, o, norm=norm, dilation=dilation) for i, o in pairs))
+        self.score = nn.Conv2d(4 * channels, num_classes, 1)
+        init_normal(self.score, std=0.01)
+
+    def forward(self, levels: Sequence[Tensor]) -> Tensor:
+        """P2..P5 -> semantic logits float32 [B, S + T, H / 4, W / 4]."""
+        parts = self.score.weight.chunk(len(levels), dim=1)
+        logits = F.conv2d(self.layers(levels[0]), parts[0], self.score.bias).float()
+        for level, part in zip(levels[1:], parts[1:], strict=True):
+            scores = F.conv2d(self.layers(level), part).float()
+            logits = logits + F.interpolate(scores, size=logits.shape[-2:], mode="bilinear", align_corners=False)
+        return logits

@@ -1,0 +1,181 @@
+"""UPSNet (Xiong et al. 2019): one backbone, a semantic and an instance head, and the head that fuses them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from upsnet.losses import mask_loss, pixel_loss, roi_pixel_loss
+from upsnet.models.backbone import ResNet
+from upsnet.models.fpn import FPN
+from upsnet.models.instance_head import InstanceHead
+from upsnet.models.layers import zero_padding
+from upsnet.models.matching import mask_targets, semantic_targets
+from upsnet.models.panoptic_head import STRIDE, PanopticHead
+from upsnet.models.rpn import RPN
+from upsnet.models.semantic_head import SemanticHead
+from upsnet.ops.roi_align import FeatureLayout, roi_align
+from upsnet.ops.sampling import gather_rows
+from upsnet.structures import Detections, PanopticBatch, PanopticOutput, Truth
+
+ROI_STRIDES = (4, 8, 16, 32)
+SEMANTIC_ROI_BINS = 28
+
+
+@dataclass(frozen=True)
+class DetectionRule:
+    """What enters a detection list: class probability above `score_threshold`, NMS at `nms_iou`."""
+
+    score_threshold: float
+    nms_iou: float
+    per_class: bool
+
+
+class UPSNet(nn.Module):
+    """The whole model. `forward` gives losses while training, and predictions otherwise.
+
+    Args:
+        backbone, fpn: the features.
+        semantic_head: or None: instances alone.
+        rpn, instance_head: both or neither; without them, semantics alone.
+        panoptic_head: the fusion.
+        panoptic_rule, instance_rule: of the two detection lists.
+        loss_weights: `loss_*` name -> weight; a loss of weight 0 is not computed.
+        pixel_mean, pixel_std: RGB, 0..255.
+    """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(
+        self,
+        backbone: ResNet,
+        fpn: FPN,
+        semantic_head: SemanticHead | None,
+        rpn: RPN | None,
+        instance_head: InstanceHead | None,
+        panoptic_head: PanopticHead,
+        *,
+        panoptic_rule: DetectionRule,
+        instance_rule: DetectionRule,
+        loss_weights: dict[str, float],
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+    ) -> None:
+        super().__init__()
+        self.backbone, self.fpn = backbone, fpn
+        self.semantic_head, self.rpn, self.instance_head = semantic_head, rpn, instance_head
+        self.panoptic_head = panoptic_head
+        self.panoptic_rule, self.instance_rule = panoptic_rule, instance_rule
+        self.loss_weights = loss_weights
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(1, 3, 1, 1))
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(1, 3, 1, 1))
+
+    def forward(self, batch: PanopticBatch) -> dict[str, Tensor] | PanopticOutput:
+        """`loss(batch)` while training, else `predict(batch)`."""
+        return self.loss(batch) if self.training else self.predict(batch)
+
+    def features(self, batch: PanopticBatch) -> list[Tensor]:
+        """Normalised images -> pyramid levels; what stands in the padding has no effect."""
+        images = (batch.images.float() - self.pixel_mean) / self.pixel_std
+        images = zero_padding(images, batch.image_sizes).contiguous(memory_format=torch.channels_last)
+        return self.fpn(self.backbone(images))
+
+    def loss(self, batch: PanopticBatch) -> dict[str, Tensor]:
+        """The losses of a training batch, unweighted, by name; each is averaged over the images."""
+        truth = Truth.of(batch)
+        levels = self.features(batch)
+        losses: dict[str, Tensor] = {}
+        semantic_logits = None
+        if self.semantic_head is not None:
+            semantic_logits = self.semantic_head(levels[:4])
+            losses |= self._semantic_losses(semantic_logits, truth)
+        if self.rpn is not None and self.instance_head is not None:
+            losses |= self._instance_losses(levels, batch.image_sizes, semantic_logits, truth)
+        return losses
+
+    def _semantic_losses(self, logits: Tensor, truth: Truth) -> dict[str, Tensor]:
+        full = F.interpolate(logits, scale_factor=STRIDE, mode="bilinear", align_corners=False)
+        losses = {"loss_semantic": pixel_loss(full, truth.semantic_map)}
+        if self.loss_weights["loss_semantic_roi"] > 0:
+            # Pooling the scores instead of the features gives the same numbers: the 1x1 convolution is linear.
+            layout = FeatureLayout.of([logits], ROI_STRIDES[:1])
+            level = torch.zeros_like(truth.labels)
+            pooled = roi_align(layout, truth.boxes, SEMANTIC_ROI_BINS, level).unflatten(0, truth.labels.shape)
+            target = semantic_targets(truth, truth.boxes, SEMANTIC_ROI_BINS)
+            losses["loss_semantic_roi"] = roi_pixel_loss(pooled, target, truth.is_instance)
+        return losses
+
+    def _instance_losses(
+        self, levels: list[Tensor], image_sizes: Tensor, semantic_logits: Tensor | None, truth: Truth
+    ) -> dict[str, Tensor]:
+        assert self.rpn is not None and self.instance_head is not None
+        head = self.instance_head
+        proposed = self.rpn(levels[: len(self.rpn.anchors.strides)])
+        losses = self.rpn.losses(*proposed, image_sizes, truth)
+        rois = head.sample(*self.rpn.propose(*proposed, image_sizes), truth)
+        layout = FeatureLayout.of(levels[:4], ROI_STRIDES)
+        losses |= head.box_losses(*head.box_outputs(layout, rois.boxes), rois, truth)
+
+        # The mask branch runs once, over the foreground RoIs and the true boxes of the panoptic loss.
+        boxes, labels, slots = (t[:, : head.max_positive] for t in (rois.boxes, rois.labels, rois.slots))
+        count = boxes.shape[1]
+        with_panoptic = semantic_logits is not None and self.loss_weights["loss_panoptic"] > 0
+        if with_panoptic:
+            shown, keep = self.panoptic_head.sample(truth)
+            boxes = torch.cat([boxes, gather_rows(truth.boxes, shown)], 1)
+            labels = torch.cat([labels, gather_rows(truth.labels, shown)], 1)
+        masks = head.mask_logits(layout, boxes, labels)
+        targets = mask_targets(truth, boxes[:, :count], slots, masks.shape[-1])
+        losses["loss_mask"] = mask_loss(masks[:, :count], targets, labels[:, :count] > 0)
+        if with_panoptic:
+            assert semantic_logits is not None
+            inputs = self.panoptic_head.loss_inputs(semantic_logits, masks[:, count:], shown, keep, truth)
+            losses["loss_panoptic"] = pixel_loss(*inputs)
+        return losses
+
+    @torch.no_grad()
+    def predict(
+        self,
+        batch: PanopticBatch,
+        output_sizes: Sequence[tuple[int, int]] | None = None,
+        *,
+        with_semantic: bool = False,
+        with_instances: bool = False,
+    ) -> PanopticOutput:
+        """Predicts a batch.
+
+        Args:
+            batch: images and their valid sizes.
+            output_sizes: (H, W) of each result; by default the images' original sizes.
+            with_semantic: also the semantic head's own map.
+            with_instances: also the instance list, with masks (COCO's AP list).
+        """
+        levels = self.features(batch)
+        semantic_logits = None if self.semantic_head is None else self.semantic_head(levels[:4])
+        panoptic = instances = None
+        if self.rpn is not None and self.instance_head is not None:
+            rois, valid = self.rpn.propose(*self.rpn(levels[: len(self.rpn.anchors.strides)]), batch.image_sizes)
+            layout = FeatureLayout.of(levels[:4], ROI_STRIDES)
+            outputs = (rois, valid, *self.instance_head.box_outputs(layout, rois), batch.image_sizes)
+            panoptic = self._detect(layout, outputs, self.panoptic_rule)
+            instances = self._detect(layout, outputs, self.instance_rule) if with_instances else None
+        fused = self.panoptic_head(
+            semantic_logits,
+            panoptic,
+            batch.network_sizes,
+            output_sizes or batch.original_sizes,
+            with_semantic=with_semantic and semantic_logits is not None,
+        )
+        return replace(fused, instances=instances)
+
+    def _detect(self, layout: FeatureLayout, outputs: tuple[Tensor, ...], rule: DetectionRule) -> Detections:
+        assert self.instance_head is not None
+        found = self.instance_head.detect(
+            *outputs, score_threshold=rule.score_threshold, nms_iou=rule.nms_iou, per_class=rule.per_class
+        )
+        return replace(found, mask_logits=self.instance_head.mask_logits(layout, found.boxes, found.labels))

@@ -1,0 +1,62 @@
+"""Boxes as XYXY float tensors in continuous pixels (width = x2 - x1), any leading dimensions."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+MAX_LOG_SCALE = math.log(1000 / 16)
+"""Cap of the decoded log width and height, so that an untrained head cannot overflow."""
+
+
+def encode_boxes(boxes: Tensor, anchors: Tensor, weights: tuple[float, float, float, float]) -> Tensor:
+    """Regression targets (dx, dy, dw, dh) that move `anchors` onto `boxes` (Girshick et al. 2014, app. C).
+
+    Args:
+        boxes, anchors: float32 [..., 4].
+        weights: factors on the four targets.
+    """
+    size, anchor_size = (b[..., 2:] - b[..., :2] for b in (boxes, anchors))
+    size, anchor_size = size.clamp(min=1e-3), anchor_size.clamp(min=1e-3)
+    shift = ((boxes[..., :2] + boxes[..., 2:]) - (anchors[..., :2] + anchors[..., 2:])) / 2 / anchor_size
+    return torch.cat([shift, (size / anchor_size).log()], dim=-1) * boxes.new_tensor(weights)
+
+
+def decode_boxes(deltas: Tensor, anchors: Tensor, weights: tuple[float, float, float, float]) -> Tensor:
+    """Inverse of `encode_boxes`: float32 [..., 4]."""
+    deltas = deltas.float() / anchors.new_tensor(weights)
+    size = anchors[..., 2:] - anchors[..., :2]
+    center = anchors[..., :2] + size / 2 + deltas[..., :2] * size
+    half = size * deltas[..., 2:].clamp(max=MAX_LOG_SCALE).exp() / 2
+    return torch.cat([center - half, center + half], dim=-1)
+
+
+def clip_boxes(boxes: Tensor, image_sizes: Tensor) -> Tensor:
+    """Clips boxes [B, M, 4] to their images; `image_sizes` int64 [B, 2] is (H, W)."""
+    limit = image_sizes.flip(-1).repeat(1, 2)[:, None].to(boxes)
+    return boxes.clamp(min=0).minimum(limit)
+
+
+def box_area(boxes: Tensor) -> Tensor:
+    """Areas [...]; 0 for boxes turned inside out."""
+    return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(-1)
+
+
+def pairwise_overlap(truth: Tensor, boxes: Tensor, is_crowd: Tensor) -> Tensor:
+    """IoU of every truth with every box; for a crowd, the share of the box that lies in it (COCO's rule).
+
+    Args:
+        truth: float32 [B, N, 4]; boxes: float32 [B or 1, M, 4]; is_crowd: bool [B, N].
+
+    Returns:
+        float32 [B, N, M]; 0 for empty boxes.
+    """
+    ax1, ay1, ax2, ay2 = truth[..., :, None, :].unbind(-1)
+    bx1, by1, bx2, by2 = boxes[..., None, :, :].unbind(-1)
+    width = torch.minimum(ax2, bx2).sub_(torch.maximum(ax1, bx1)).clamp_(min=0)
+    inter = width.mul_(torch.minimum(ay2, by2).sub_(torch.maximum(ay1, by1)).clamp_(min=0))
+    box_areas = box_area(boxes)[..., None, :]
+    of_truth = (box_area(truth)[..., None] - inter).masked_fill_(is_crowd[..., None], 0)
+    return inter.div_(of_truth.add_(box_areas).clamp_(min=1e-6))

@@ -1,0 +1,42 @@
+"""Mask logits of a box, resampled at any pixel grid, as products with two small interpolation matrices."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def paste_weights(low: Tensor, high: Tensor, centers: Tensor, mask_size: int) -> Tensor:
+    """Bilinear weights [..., P, M] of the M mask cells between `low` and `high` at P pixel centres.
+
+    Args:
+        low, high: float32 [...], the box along one axis, in the unit of `centers`.
+        centers: float32 [P].
+        mask_size: M; cell m has its centre at low + (m + 1/2) (high - low) / M, edges are clamped.
+    """
+    size = (high - low).clamp(min=1e-3)[..., None]
+    position = ((centers - low[..., None]) / size * mask_size - 0.5).clamp(0, mask_size - 1)
+    cells = torch.arange(mask_size, device=centers.device)
+    return (1 - (position[..., None] - cells).abs()).clamp(min=0)
+
+
+def inside(low: Tensor, high: Tensor, centers: Tensor) -> Tensor:
+    """bool [..., P]: the pixel centre lies in the half-open interval low <= c < high."""
+    return (centers >= low[..., None]) & (centers < high[..., None])
+
+
+def paste_masks(mask_logits: Tensor, boxes: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Resamples masks on the grid of pixel centres x [W], y [H] (in the unit of the boxes).
+
+    Args:
+        mask_logits: float32 [..., M, M].
+        boxes: float32 [..., 4], XYXY.
+
+    Returns:
+        logits float32 [..., H, W], extended by the mask's edge outside the box, and bool [..., H, W]: inside the box.
+    """
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    columns = paste_weights(x1, x2, x, mask_logits.shape[-1])
+    rows = paste_weights(y1, y2, y, mask_logits.shape[-2])
+    logits = rows @ mask_logits @ columns.transpose(-1, -2)
+    return logits, inside(y1, y2, y)[..., :, None] & inside(x1, x2, x)[..., None, :]

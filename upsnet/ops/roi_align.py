@@ -1,0 +1,89 @@
+"""RoIAlign over all pyramid levels and all images in one call, without a loop and without a copy per level.
+
+Every output bin is a weighted sum of feature vectors: that is an embedding bag over the levels laid end to end.
+On CPU this takes a seventh of the time of torchvision's `roi_align` forwards, and a fourth to a sixth with the
+backward pass (`benchmarks/roi_align.py`); the numbers agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class FeatureLayout:
+    """Pyramid levels as one table of feature vectors, built once and shared by the box and the mask branch.
+
+    Attributes:
+        table: float32 [sum over levels of B * H * W, C].
+        sizes: (H, W) of each level; strides: image pixels per cell; num_images: B.
+    """
+
+    table: Tensor
+    sizes: tuple[tuple[int, int], ...]
+    strides: tuple[int, ...]
+    num_images: int
+
+    @classmethod
+    def of(cls, levels: Sequence[Tensor], strides: Sequence[int]) -> FeatureLayout:
+        """Lays out levels [B, C, H, W] (free of a copy per level where memory is channels-last)."""
+        rows = [level.permute(0, 2, 3, 1).reshape(-1, level.shape[1]) for level in levels]
+        sizes = tuple((int(level.shape[2]), int(level.shape[3])) for level in levels)
+        return cls(torch.cat(rows).float(), sizes, tuple(strides), int(levels[0].shape[0]))
+
+
+def assign_levels(boxes: Tensor, canonical_size: float, num_levels: int) -> Tensor:
+    """Pyramid level 0.. (P2..) of each box [..., 4] (Lin et al. 2017, eq. 1: `canonical_size` goes to P4)."""
+    side = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(-1).sqrt()
+    level = torch.floor(2 + torch.log2(side / canonical_size + 1e-6))
+    return level.clamp(0, num_levels - 1).long()
+
+
+def roi_align(layout: FeatureLayout, boxes: Tensor, output_size: int, levels: Tensor, sampling_ratio: int = 2) -> Tensor:
+    """RoIAlign (He et al. 2017, sec. 3) with half-pixel alignment, equal to torchvision's with `aligned=True`.
+
+    Args:
+        layout: the features.
+        boxes: float32 [B, R, 4], XYXY in image pixels.
+        output_size: bins per side, P.
+        levels: int64 [B, R], the level each box pools from.
+        sampling_ratio: points per bin and side.
+
+    Returns:
+        float32 [B * R, C, P, P], channels last in memory.
+    """
+    device, count = boxes.device, boxes.shape[1]
+    points = output_size * sampling_ratio
+    heights, widths = (torch.tensor(v, device=device)[levels] for v in zip(*layout.sizes, strict=True))
+    scale = torch.tensor([1 / s for s in layout.strides], device=device)[levels]
+    cells = torch.tensor([layout.num_images * h * w for h, w in layout.sizes], device=device)
+    image = torch.arange(layout.num_images, device=device)[:, None]
+    first = (cells.cumsum(0) - cells)[levels] + image * heights * widths
+    fraction = (torch.arange(points, device=device) + 0.5) / points
+
+    def axis(low: Tensor, high: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+        """Cells [B, R, P, 2 * sampling_ratio] and weights of all sampling points along one axis."""
+        position = (low * scale)[..., None] - 0.5 + fraction * ((high - low) * scale)[..., None]
+        last = (size - 1)[..., None]
+        outside = (position < -1) | (position > size[..., None])
+        position = position.clamp(min=0).minimum(last)
+        before = position.floor().long()
+        weight = position - before
+        weights = torch.stack([1 - weight, weight], -1).masked_fill(outside[..., None], 0) / sampling_ratio
+        index = torch.stack([before, (before + 1).minimum(last)], -1)
+        shape = (layout.num_images, count, output_size, 2 * sampling_ratio)
+        return index.reshape(shape), weights.reshape(shape)
+
+    x, x_weight = axis(boxes[..., 0], boxes[..., 2], widths)
+    y, y_weight = axis(boxes[..., 1], boxes[..., 3], heights)
+    cell = first[..., None, None, None, None] + y[:, :, :, None, :, None] * widths[..., None, None, None, None]
+    cell = cell + x[:, :, None, :, None, :]
+    weight = y_weight[:, :, :, None, :, None] * x_weight[:, :, None, :, None, :]
+    taps = 4 * sampling_ratio**2
+    pooled = F.embedding_bag(cell.reshape(-1, taps), layout.table, per_sample_weights=weight.reshape(-1, taps), mode="sum")
+    return pooled.reshape(-1, output_size, output_size, layout.table.shape[1]).permute(0, 3, 1, 2)

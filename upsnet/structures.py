@@ -1,0 +1,223 @@
+"""The records that travel between the stages: Sample -> PanopticBatch -> PanopticOutput -> PanopticPrediction.
+
+Letters in the shapes: B images, N ground-truth instances (padded), K detection slots, S stuff classes,
+T thing classes, H and W in pixels. ARCHITECTURE.md holds the number conventions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+IGNORE_LABEL = 255
+"""Semantic target of a pixel whose class is unknown (void truth, padding)."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image and its panoptic truth, as a reader gives it and as augmentation changes it.
+
+    Attributes:
+        image: uint8 [H, W, 3], RGB.
+        segment_map: int32 [H, W]; `0` is void, `i + 1` is row `i` of `classes` and `is_crowd`.
+        classes: int64 [n], semantic channel of each segment (stuff first, then things).
+        is_crowd: bool [n], a region of several instances that nobody separated.
+        image_id: the data set's own identifier.
+        file_name: for messages and outputs.
+    """
+
+    image: npt.NDArray[np.uint8]
+    segment_map: npt.NDArray[np.int32]
+    classes: npt.NDArray[np.int64]
+    is_crowd: npt.NDArray[np.bool_]
+    image_id: int | str
+    file_name: str
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the segment map."""
+        return int(self.segment_map.shape[0]), int(self.segment_map.shape[1])
+
+
+@dataclass(frozen=True)
+class PanopticTarget:
+    """What the losses need of one image, derived from its segment map after augmentation.
+
+    Attributes:
+        boxes: float32 [N, 4], XYXY, tight around the visible pixels, x2 and y2 exclusive.
+        labels: int64 [N], 1..T.
+        is_crowd: bool [N].
+        instance_map: int32 [H, W]; 0 where no thing is, else row + 1.
+        semantic_map: uint8 [H, W], semantic channel or `IGNORE_LABEL`.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    is_crowd: Tensor
+    instance_map: Tensor
+    semantic_map: Tensor
+
+
+@dataclass(frozen=True)
+class PanopticBatch:
+    """Images padded to one size at the bottom and the right, with their truth while training.
+
+    Attributes:
+        images: uint8, or float32 in 0..255, [B, 3, H, W], RGB.
+        image_sizes: int64 [B, 2], (H, W) of the valid part of each image.
+        seeds: int64 [B], the random stream of each image in this epoch.
+        image_ids, file_names: one per image.
+        network_sizes: the same on the host, as output sizes are chosen there.
+        original_sizes: (H, W) of each image as it was read.
+        boxes: float32 [B, N, 4]; labels: int64 [B, N], 0 for padding; is_crowd: bool [B, N].
+        instance_map: int32 [B, H, W], 0 or slot + 1; semantic_map: uint8 [B, H, W], 255 in the padding.
+        truths: the untouched samples (without pixels), for evaluation.
+    """
+
+    images: Tensor
+    image_sizes: Tensor
+    network_sizes: list[tuple[int, int]]
+    original_sizes: list[tuple[int, int]]
+    image_ids: list[int | str] = field(default_factory=list)
+    file_names: list[str] = field(default_factory=list)
+    seeds: Tensor | None = None
+    boxes: Tensor | None = None
+    labels: Tensor | None = None
+    is_crowd: Tensor | None = None
+    instance_map: Tensor | None = None
+    semantic_map: Tensor | None = None
+    truths: list[Sample] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return int(self.images.shape[0])
+
+    def _map(self, change: dict[str, Tensor]) -> PanopticBatch:
+        return replace(self, **change)  # type: ignore[arg-type]
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, Tensor):
+                yield f.name, value
+
+    def to(self, device: torch.device | str) -> PanopticBatch:
+        """Copies every tensor to `device`, asynchronously from pinned memory."""
+        return self._map({name: t.to(device, non_blocking=True) for name, t in self._tensors()})
+
+    def pin_memory(self) -> PanopticBatch:
+        """Moves every tensor into page-locked memory (called by the data loader)."""
+        return self._map({name: t.pin_memory() for name, t in self._tensors()})
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The ground truth on the device, as the losses use it. Padded slots have label 0."""
+
+    boxes: Tensor
+    labels: Tensor
+    is_crowd: Tensor
+    instance_map: Tensor
+    semantic_map: Tensor
+    seeds: Tensor
+
+    @classmethod
+    def of(cls, batch: PanopticBatch) -> Truth:
+        """Takes the truth out of a training batch.
+
+        Raises:
+            ValueError: the batch has none (it was made for inference).
+        """
+        values = {f.name: getattr(batch, f.name) for f in fields(cls)}
+        missing = sorted(name for name, value in values.items() if value is None)
+        if missing:
+            raise ValueError(f"a training batch needs {', '.join(missing)}: build it with data.loader.collate(train=True)")
+        return cls(**values)
+
+    @property
+    def is_instance(self) -> Tensor:
+        """bool [B, N]: real, and no crowd."""
+        return (self.labels > 0) & ~self.is_crowd
+
+    @property
+    def is_crowd_region(self) -> Tensor:
+        """bool [B, N]: real, and a crowd."""
+        return (self.labels > 0) & self.is_crowd
+
+
+@dataclass(frozen=True)
+class Detections:
+    """A fixed number of slots per image in order of falling score; empty slots last.
+
+    Attributes:
+        boxes: float32 [B, K, 4], XYXY in network-input pixels.
+        scores: float32 [B, K], 0..1; 0 in empty slots.
+        labels: int64 [B, K], 1..T; 1 in empty slots.
+        valid: bool [B, K].
+        mask_logits: float32 [B, K, M, M] of the slot's own class, or None.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    valid: Tensor
+    mask_logits: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class PanopticOutput:
+    """What a model predicts for a batch; the same for every architecture.
+
+    Attributes:
+        segment_ids: int32 [H, W] for each image at its output size; 0 = void, `i + 1` = row `i` of the table.
+        segment_classes: int64 [B, R], semantic channel of each row.
+        segment_scores: float32 [B, R]; 1 for stuff.
+        semantic: int64 [H, W] for each image: the semantic head alone (None unless asked for).
+        instances: the instance list (None unless asked for).
+    """
+
+    segment_ids: list[Tensor]
+    segment_classes: Tensor
+    segment_scores: Tensor
+    semantic: list[Tensor] | None = None
+    instances: Detections | None = None
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One segment of a prediction: a thing, or all pixels of a stuff class.
+
+    Attributes:
+        id: value in `PanopticPrediction.segment_ids`.
+        category_id: the data set's own category id.
+        score: 0..1; 1.0 for stuff.
+        area: pixels.
+        box: (x1, y1, x2, y2) in pixels of the image, x2 and y2 exclusive.
+    """
+
+    id: int
+    category_id: int
+    category_name: str
+    is_thing: bool
+    score: float
+    area: int
+    box: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class PanopticPrediction:
+    """The prediction for one image, on the host.
+
+    Attributes:
+        segment_ids: int32 [H, W] at the image's own size; 0 = void.
+        segments: one per id that occurs.
+        semantic: int64 [H, W], semantic channels (None unless asked for).
+    """
+
+    segment_ids: npt.NDArray[np.int32]
+    segments: list[Segment]
+    semantic: npt.NDArray[np.int64] | None = None
