@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Trains a model.
 
-    python tools/train.py --config configs/shapes_r18.yaml --output runs/demo train.iterations=500
-    torchrun --nproc-per-node 8 tools/train.py --config configs/coco_r50.yaml --output runs/coco_r50
+python tools/train.py --config configs/shapes_r18.yaml --output runs/demo train.iterations=500
+torchrun --nproc-per-node 8 tools/train.py --config configs/coco_r50.yaml --output runs/coco_r50
 """
 
 from __future__ import annotations

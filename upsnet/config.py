@@ -1,6 +1,6 @@
 """The schema of a run: every key, its default and its limits. A YAML file lists what differs.
 
-    config = load_config("configs/shapes_r18.yaml", ["train.iterations=100"])
+config = load_config("configs/shapes_r18.yaml", ["train.iterations=100"])
 """
 
 from __future__ import annotations

@@ -64,7 +64,9 @@ def to_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
     if image.mode.startswith("I"):
         grey = np.asarray(image).astype(np.int64)
         if grey.min() < 0 or grey.max() > 65535:
-            raise ValueError(f"integer pixels from {grey.min()} to {grey.max()}, expected 8 or 16 bits: convert the image first")
+            raise ValueError(
+                f"integer pixels from {grey.min()} to {grey.max()}, expected 8 or 16 bits: convert the image first"
+            )
         return np.repeat((grey >> 8).astype(np.uint8)[..., None], 3, axis=2)
     if image.mode == "F":
         raise ValueError("floating-point pixels, expected 8 or 16 bits: convert the image first")

@@ -1,5 +1,8 @@
-"""The losses of UPSNet. Each is averaged within an image first and over the images of the batch after, so that
-any split of a batch over processes or accumulation steps gives the same gradient."""
+"""The losses of UPSNet.
+
+Each is averaged within an image first and over the images of the batch after, so that
+any split of a batch over processes or accumulation steps gives the same gradient.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +87,9 @@ def roi_pixel_loss(logits: Tensor, target: Tensor, is_roi: Tensor) -> Tensor:
     Args:
         logits: [B, N, C, M, M]; target: int64 [B, N, M, M] or `IGNORE_LABEL`; is_roi: bool [B, N].
     """
-    loss = F.cross_entropy(logits.float().flatten(0, 1), target.flatten(0, 1), ignore_index=IGNORE_LABEL, reduction="none")
+    loss = F.cross_entropy(
+        logits.float().flatten(0, 1), target.flatten(0, 1), ignore_index=IGNORE_LABEL, reduction="none"
+    )
     return image_mean(loss.view_as(target), (target != IGNORE_LABEL) & is_roi[..., None, None])
 
 

@@ -135,7 +135,9 @@ class Truth:
         values = {f.name: getattr(batch, f.name) for f in fields(cls)}
         missing = sorted(name for name, value in values.items() if value is None)
         if missing:
-            raise ValueError(f"a training batch needs {', '.join(missing)}: build it with data.loader.collate(train=True)")
+            raise ValueError(
+                f"a training batch needs {', '.join(missing)}: build it with data.loader.collate(train=True)"
+            )
         return cls(**values)
 
     @property

@@ -12,9 +12,11 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
-Index = TypeVar("Index", int, Tensor)
+Index = TypeVar("Index", int, Tensor, npt.NDArray[np.int64])
 
 
 @dataclass(frozen=True)

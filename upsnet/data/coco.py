@@ -21,6 +21,7 @@ class PanopticJson:
         path: the JSON file.
         png_dir: folder of its PNGs; by default the JSON's path without `.json`.
         categories: the classes to use instead of the file's own.
+        images: the image rows to use instead of the file's own; annotations of other images are left aside.
 
     Attributes:
         annotations: image id -> annotation row; images: image id -> image row.
@@ -29,18 +30,26 @@ class PanopticJson:
         FileNotFoundError, ValueError: the file or a part of it is missing or contradicts itself.
     """
 
-    def __init__(self, path: Path, png_dir: Path | None = None, categories: CategorySet | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        png_dir: Path | None = None,
+        categories: CategorySet | None = None,
+        images: dict[int | str, dict[str, Any]] | None = None,
+    ) -> None:
         self.path = path
         self.png_dir = png_dir or path.with_suffix("")
         document = read_json(path)
-        needed = ["images", "annotations"] if categories else ["images", "annotations", "categories"]
-        absent = [key for key in needed if not isinstance(document, dict) or key not in document]
+        needed = {"annotations": True, "images": images is None, "categories": categories is None}
+        absent = [key for key in needed if needed[key] and (not isinstance(document, dict) or key not in document)]
         if absent:
             raise ValueError(f"{path}: no {', '.join(absent)}, expected a COCO-panoptic JSON")
         self.categories = categories or CategorySet.from_json(document["categories"], source=str(path))
-        self.images: dict[int | str, dict[str, Any]] = {row["id"]: row for row in document["images"]}
+        self.images = images if images is not None else {row["id"]: row for row in document["images"]}
         self.annotations: dict[int | str, dict[str, Any]] = {}
         for row in document["annotations"]:
+            if images is not None and row.get("image_id") not in images:
+                continue
             self._check(row)
             self.annotations[row["image_id"]] = row
         if not self.png_dir.is_dir():
@@ -49,7 +58,9 @@ class PanopticJson:
     def _check(self, row: dict[str, Any]) -> None:
         name = row.get("file_name", row.get("image_id"))
         if row.get("image_id") not in self.images or "file_name" not in row or "segments_info" not in row:
-            raise ValueError(f"{self.path}: annotation {name!r} needs file_name, segments_info and an image_id of 'images'")
+            raise ValueError(
+                f"{self.path}: annotation {name!r} needs file_name, segments_info and an image_id of 'images'"
+            )
         if row["image_id"] in self.annotations:
             raise ValueError(f"{self.path}: image {row['image_id']} has two annotations, expected one")
         seen = set()
@@ -63,7 +74,9 @@ class PanopticJson:
                 raise ValueError(f"{self.path}: segment id {segment['id']} of {name!r} stands twice or is 0 (void)")
             seen.add(segment["id"])
 
-    def segments(self, image_id: int | str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], list[dict[str, Any]]]:
+    def segments(
+        self, image_id: int | str
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], list[dict[str, Any]]]:
         """Semantic channel and crowd flag of each segment of an image, and the JSON rows themselves."""
         rows = self.annotations[image_id]["segments_info"]
         classes = np.array([self.categories.channels[row["category_id"]] for row in rows], dtype=np.int64)
@@ -85,7 +98,9 @@ class PanopticJson:
         wrong = known[dense] != ids
         if wrong.any():
             listed = ", ".join(str(i) for i in np.unique(ids[wrong])[:5])
-            raise ValueError(f"{path}: segment id {listed} is not in {self.path}, expected every id of the PNG (but 0) there")
+            raise ValueError(
+                f"{path}: segment id {listed} is not in {self.path}, expected every id of the PNG (but 0) there"
+            )
         return dense.astype(np.int32)
 
 
@@ -133,7 +148,7 @@ class CocoPanoptic:
         segment_map = self.truth.segment_map(image_id)
         if image.shape[:2] != segment_map.shape:
             raise ValueError(
-                f"{self.image_dir / file_name}: size {image.shape[:2]}, expected {segment_map.shape} as its panoptic PNG has"
+                f"{self.image_dir / file_name}: size {image.shape[:2]}, expected {segment_map.shape} like its PNG"
             )
         classes, is_crowd, _ = self.truth.segments(image_id)
         return Sample(image, segment_map, classes, is_crowd, image_id, file_name)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -142,13 +142,13 @@ class BatchSampler(Sampler[list[tuple[int, int]]]):
             epoch += 1
 
 
-class _Items(Dataset[Sample | tuple[Sample, int]]):
+class _Items(Dataset[Any]):
     """Reads and transforms samples inside the workers."""
 
     def __init__(self, dataset: PanopticDataset, steps: list[T.Transform], seed: int) -> None:
         self.dataset, self.steps, self.seed = dataset, steps, seed
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Sample, int]:  # type: ignore[override]
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Sample, int]:
         epoch, index = key
         seed = image_seed(self.seed, epoch, index)
         sample = self.dataset[index]
@@ -257,7 +257,7 @@ class InferenceInput:
         """uint8 [H, W, 3] at the size the network works on."""
         if self.short_side is None:
             return image
-        return T.resize_image(image, T.fit_size(image.shape[:2], self.short_side, self.max_side))  # type: ignore[arg-type]
+        return T.resize_image(image, T.fit_size(image.shape[:2], self.short_side, self.max_side))
 
     def __call__(self, images: Sequence[np.ndarray]) -> PanopticBatch:
         """uint8 [H, W, 3] pictures of any sizes -> a batch without targets."""

@@ -33,7 +33,9 @@ def to_prediction(output: PanopticOutput, row: int, categories: CategorySet) -> 
 def truth_as_prediction(truth: Sample, categories: CategorySet) -> PanopticPrediction:
     """A sample's truth in the form of a prediction, for pictures."""
     scores = [1.0] * len(truth.classes)
-    return PanopticPrediction(truth.segment_map, _segments(truth.segment_map, truth.classes.tolist(), scores, categories))
+    return PanopticPrediction(
+        truth.segment_map, _segments(truth.segment_map, truth.classes.tolist(), scores, categories)
+    )
 
 
 def _segments(
@@ -52,7 +54,9 @@ def _segments(
 def prediction_rows(prediction: PanopticPrediction) -> list[dict[str, Any]]:
     """COCO-panoptic `segments_info` rows, with score, name and isthing beside the standard fields."""
     return [
-        segment_row(s.id, s.category_id, s.area, s.box, score=s.score, category_name=s.category_name, isthing=int(s.is_thing))
+        segment_row(
+            s.id, s.category_id, s.area, s.box, score=s.score, category_name=s.category_name, isthing=int(s.is_thing)
+        )
         for s in prediction.segments
     ]
 
@@ -72,11 +76,7 @@ class PanopticWriter:
         self.annotations: list[dict[str, Any]] = []
 
     def add(
-        self,
-        image_id: int | str,
-        file_name: str,
-        segment_ids: npt.NDArray[np.int32],
-        rows: list[dict[str, Any]],
+        self, image_id: int | str, file_name: str, segment_ids: npt.NDArray[np.int32], rows: list[dict[str, Any]]
     ) -> None:
         """Adds one image.
 

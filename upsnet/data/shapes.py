@@ -92,7 +92,9 @@ class _Scene:
         edges = [np.full(self.width, -1.0)]
         for low, high in ((0.15, 0.45), (0.55, 0.85)):
             waves = [
-                self.rng.uniform(0.02, 0.06) / k * np.sin(2 * np.pi * (k * x * self.rng.uniform(0.6, 1.4) + self.rng.random()))
+                self.rng.uniform(0.02, 0.06)
+                / k
+                * np.sin(2 * np.pi * (k * x * self.rng.uniform(0.6, 1.4) + self.rng.random()))
                 for k in (1, 2, 5)
             ]
             jagged = self.rng.normal(0, 0.008, self.width)
@@ -110,7 +112,10 @@ class _Scene:
         for _ in range(self.rng.integers(1, 8)):
             radius = float(np.exp(self.rng.uniform(np.log(7), np.log(30)))) * self.scale
             if previous is not None and self.rng.random() < 0.4:
-                angle, distance = self.rng.uniform(0, 2 * np.pi), self.rng.uniform(0.4, 0.9) * (previous[2] + radius) * 0.7
+                angle, distance = (
+                    self.rng.uniform(0, 2 * np.pi),
+                    self.rng.uniform(0.4, 0.9) * (previous[2] + radius) * 0.7,
+                )
                 cx, cy = previous[0] + distance * np.cos(angle), previous[1] + distance * np.sin(angle)
                 cx, cy = float(np.clip(cx, 0, self.width)), float(np.clip(cy, 0, self.height))
             else:
@@ -150,7 +155,12 @@ class _Scene:
         self._paint(inside, color * texture[..., None], window, 3 + kind, segment)
 
     def _paint(
-        self, region: npt.NDArray[np.bool_], pixels: FloatImage, window: tuple[slice, slice], channel: int, segment: int | None = None
+        self,
+        region: npt.NDArray[np.bool_],
+        pixels: FloatImage,
+        window: tuple[slice, slice],
+        channel: int,
+        segment: int | None = None,
     ) -> None:
         if segment is None:
             self.classes.append(channel)

@@ -28,7 +28,8 @@ def resize_image(image: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDA
 def resize_ids(ids: npt.NDArray[np.int32], size: tuple[int, int]) -> npt.NDArray[np.int32]:
     """Nearest resize of an id map [H, W] to `size` by index lookup at pixel centres."""
     rows, columns = (
-        np.minimum(((np.arange(new) + 0.5) * old / new).astype(np.int64), old - 1) for new, old in zip(size, ids.shape, strict=True)
+        np.minimum(((np.arange(new) + 0.5) * old / new).astype(np.int64), old - 1)
+        for new, old in zip(size, ids.shape, strict=True)
     )
     return ids[rows[:, None], columns[None, :]]
 
@@ -54,6 +55,7 @@ class ResizeShortSide:
         self.max_side = max_side
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """Draws one of the sides."""
         short_side = self.short_sides[int(rng.integers(len(self.short_sides)))]
         return resize_sample(sample, fit_size(sample.size, short_side, self.max_side))
 
@@ -71,6 +73,7 @@ class JitterCrop:
         self.scale_range = scale_range
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """Draws scale and window."""
         fit = min(self.crop_size[0] / sample.size[0], self.crop_size[1] / sample.size[1])
         low, high = self.scale_range
         scale = fit * float(np.exp(rng.uniform(np.log(low), np.log(high))))
@@ -105,6 +108,7 @@ class Photometric:
         self.hue = hue
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """Draws the factors."""
         image = torch.from_numpy(np.ascontiguousarray(sample.image.transpose(2, 0, 1)))
         for adjust in (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation):
             image = adjust(image, float(rng.uniform(1 - self.strength, 1 + self.strength)))

@@ -104,7 +104,7 @@ def evaluate(
         config: `data`, `model.heads` and `evaluate` count.
         device: to run on.
         with_instances: also AP; by default as `evaluate.instance` says.
-        predictions: JSON to write COCO-panoptic predictions to (alone, not under `torchrun`).
+        predictions: JSON to write COCO-panoptic predictions to; the PNGs go into the folder of its name.
         progress: show a bar.
 
     Returns:
@@ -128,7 +128,10 @@ def evaluate(
                 writer.add(truth.image_id, truth.file_name, prediction.segment_ids, prediction_rows(prediction))
     model.train(training)
     if writer is not None:
-        writer.close()
+        writer.images = [row for part in distributed.gather(writer.images) for row in part]
+        writer.annotations = [row for part in distributed.gather(writer.annotations) for row in part]
+        if rank == 0:
+            writer.close()
     meters.merge()
     return meters.compute()
 
@@ -140,4 +143,3 @@ def headline(metrics: dict[str, Any]) -> tuple[str, float]:
             value = metrics[section][key]
             return name, float(value["pq"] if section == "panoptic" else value)
     raise ValueError("no metric applies: model.heads=instance needs evaluate.instance=true")
-

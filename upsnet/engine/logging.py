@@ -25,7 +25,9 @@ class RunLog:
 
     def __init__(self, folder: Path, *, start: int, stop: int, enabled: bool) -> None:
         self.enabled = enabled
-        self.bar = tqdm(initial=start, total=stop, desc="train", disable=not enabled, mininterval=1.0, dynamic_ncols=True)
+        self.bar = tqdm(
+            initial=start, total=stop, desc="train", disable=not enabled, mininterval=1.0, dynamic_ncols=True
+        )
         self.lines = (folder / "metrics.jsonl").open("a") if enabled else None
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start) if enabled else None
         self.since = time.perf_counter()
@@ -33,7 +35,9 @@ class RunLog:
     def __enter__(self) -> RunLog:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.bar.close()
         if self.board is not None and self.lines is not None:
             self.board.close()

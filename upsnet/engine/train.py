@@ -1,6 +1,6 @@
 """The training loop.
 
-    python tools/train.py --config configs/shapes_r18.yaml --output runs/demo
+python tools/train.py --config configs/shapes_r18.yaml --output runs/demo
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from torch.nn.parallel import DistributedDataParallel
 from upsnet.config import Config
 from upsnet.data.categories import CategorySet
 from upsnet.data.loader import InferenceInput, PanopticDataset, open_dataset, open_train_dataset, train_loader
-from upsnet.data.predictions import to_prediction
 from upsnet.engine import distributed
 from upsnet.engine.checkpoint import Checkpoint, load_checkpoint, load_weights, save_checkpoint
 from upsnet.engine.evaluate import evaluate, headline
@@ -54,8 +53,8 @@ class _Interval:
             if not row.isfinite().all():
                 terms = ", ".join(f"{n}={v:g}" for n, v in zip(names, row.tolist(), strict=True) if not _finite(v))
                 raise FloatingPointError(
-                    f"iteration {iteration}: {terms}; images {', '.join(files)}. Lower train.lr, set train.clip_gradient, "
-                    "or look at these images"
+                    f"iteration {iteration}: {terms}; images {', '.join(files)}. "
+                    "Lower train.lr, set train.clip_gradient, or look at these images"
                 )
         self.steps.clear()
         return dict(zip(names, table.mean(0).tolist(), strict=True))
@@ -95,7 +94,9 @@ class Trainer:
         if resume:
             self._restore(load_checkpoint(output / "last.pt"))
         elif (output / "last.pt").exists():
-            raise FileExistsError(f"{output}: holds a run already; continue it with --resume, or choose another --output")
+            raise FileExistsError(
+                f"{output}: holds a run already; continue it with --resume, or choose another --output"
+            )
         elif init is not None:
             checkpoint = load_checkpoint(init)
             self.categories.require(checkpoint.categories, source=str(init))

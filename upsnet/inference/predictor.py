@@ -1,7 +1,7 @@
 """Predictions for one's own pictures.
 
-    predictor = PanopticPredictor.from_checkpoint("model.pt", device="cuda")
-    prediction = predictor("street.jpg")
+predictor = PanopticPredictor.from_checkpoint("model.pt", device="cuda")
+prediction = predictor("street.jpg")
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class PanopticPredictor:
         return cls(checkpoint.build(), checkpoint.categories, InferenceInput(checkpoint.config.data), device)
 
     @overload
-    def __call__(self, images: Picture) -> PanopticPrediction: ...
+    def __call__(self, images: Picture) -> PanopticPrediction: ...  # type: ignore[overload-overlap]
     @overload
     def __call__(self, images: Sequence[Picture]) -> list[PanopticPrediction]: ...
     def __call__(self, images: Picture | Sequence[Picture]) -> PanopticPrediction | list[PanopticPrediction]:

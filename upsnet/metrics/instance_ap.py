@@ -49,11 +49,18 @@ class InstanceAP:
                 mask = truth.segment_map == row + 1
                 encoded = _encode(mask)
                 fields = {"segmentation": encoded, "area": int(mask.sum()), "bbox": rle.toBbox(encoded).tolist()}
-                self.truth.append({"image_id": truth.image_id, "category_id": self._id(channel), "iscrowd": int(is_crowd), **fields})
+                self.truth.append(
+                    {"image_id": truth.image_id, "category_id": self._id(channel), "iscrowd": int(is_crowd), **fields}
+                )
         for score, label, mask in zip(scores.tolist(), labels.tolist(), masks, strict=True):
             channel = semantic_from_label(label, self.categories.num_stuff)
             self.detections.append(
-                {"image_id": truth.image_id, "category_id": self._id(channel), "score": score, "segmentation": _encode(mask)}
+                {
+                    "image_id": truth.image_id,
+                    "category_id": self._id(channel),
+                    "score": score,
+                    "segmentation": _encode(mask),
+                }
             )
 
     def _id(self, channel: int) -> int:
@@ -78,4 +85,4 @@ class InstanceAP:
 
 
 def _encode(mask: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    return rle.encode(np.asfortranarray(mask, dtype=np.uint8))  # type: ignore[no-any-return]
+    return rle.encode(np.asfortranarray(mask, dtype=np.uint8))

@@ -58,7 +58,7 @@ def image_scores(
         raise ValueError(f"prediction has size {predicted_map.shape}, expected {truth_map.shape} as the truth")
     rows, columns = len(truth.classes) + 1, len(predicted.classes) + 1
     for name, ids, limit in (("truth", truth_map, rows), ("prediction", predicted_map, columns)):
-        if ids.size and not (0 <= ids.min() and ids.max() < limit):
+        if ids.size and not (ids.min() >= 0 and ids.max() < limit):
             raise ValueError(f"{name} has ids from {ids.min()} to {ids.max()}, expected 0..{limit - 1}")
     pairs = truth_map.astype(np.int64).ravel() * columns + predicted_map.ravel()
     inter = np.bincount(pairs, minlength=rows * columns).reshape(rows, columns)
@@ -110,17 +110,18 @@ class PanopticQuality:
         total = np.zeros((len(self.categories), len(FIELDS)))
         for key in sorted(self.rows, key=str):
             total += self.rows[key]
-        per_class = {str(c.id): {"name": c.name, **_quality(total[i])} for i, c in enumerate(self.categories.categories)}
+        scores = [_quality(row) for row in total]
         result: dict[str, Any] = {}
-        for group, wanted in (("All", None), ("Things", True), ("Stuff", False)):
-            members = [per_class[str(c.id)] for c in self.categories.categories if wanted in (None, c.is_thing)]
+        for group, wanted in (("All", (False, True)), ("Things", (True,)), ("Stuff", (False,))):
+            members = [s for s, c in zip(scores, self.categories.categories, strict=True) if c.is_thing in wanted]
             seen = [m for m in members if m["tp"] + m["fp"] + m["fn"] > 0]
             means = {name: sum(m[name] for m in seen) / max(1, len(seen)) for name in ("pq", "sq", "rq")}
             result[group] = {**means, "n": len(seen)}
-        return {**result, "per_class": per_class}
+        named = zip(self.categories.categories, scores, strict=True)
+        return {**result, "per_class": {str(c.id): {"name": c.name, **s} for c, s in named}}
 
 
-def _quality(row: npt.NDArray[np.float64]) -> dict[str, float | int]:
+def _quality(row: npt.NDArray[np.float64]) -> dict[str, float]:
     iou, tp, fp, fn = row.tolist()
     size = tp + fp / 2 + fn / 2
     return {

@@ -50,7 +50,9 @@ class ResNet(nn.Module):
                 outputs = planes * block.expansion
                 shortcut = None
                 if stride != 1 or inputs != outputs:
-                    shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), norm_layer(outputs))
+                    shortcut = nn.Sequential(
+                        nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), norm_layer(outputs)
+                    )
                 blocks.append(block(inputs, planes, stride, shortcut, norm_layer=norm_layer))
                 inputs = outputs
             stages.append(nn.Sequential(*blocks))
@@ -111,7 +113,9 @@ def load_backbone_weights(backbone: ResNet, name: str, weights: str) -> None:
             ) from None
     else:
         if not Path(weights).is_file():
-            raise FileNotFoundError(f"model.backbone.weights={weights}: no such file, and not one of {', '.join(names)}")
+            raise FileNotFoundError(
+                f"model.backbone.weights={weights}: no such file, and not one of {', '.join(names)}"
+            )
         try:
             state = torch.load(weights, map_location="cpu", weights_only=True)
         except Exception as error:  # torch.load raises many kinds; all mean the file is not a plain state dict
@@ -125,5 +129,7 @@ def load_backbone_weights(backbone: ResNet, name: str, weights: str) -> None:
         and (key not in state or key not in expected or state[key].shape != expected[key].shape)
     )
     if wrong:
-        raise ValueError(f"{weights}: does not fit {name} of this width ({len(wrong)} parameters, the first is {wrong[0]})")
+        raise ValueError(
+            f"{weights}: does not fit {name} of this width ({len(wrong)} parameters, the first is {wrong[0]})"
+        )
     backbone.load_state_dict(state, strict=False)

@@ -29,7 +29,9 @@ def build_model(config: Config, categories: CategorySet, *, pretrained: bool = T
     model = config.model
     has_semantic, has_instance = model.heads != "instance", model.heads != "semantic"
     if has_instance and categories.num_things == 0:
-        raise ValueError(f"model.heads={model.heads}: the data set has no thing class, expected one; use model.heads=semantic")
+        raise ValueError(
+            f"model.heads={model.heads}: the data set has no thing class, expected one; use model.heads=semantic"
+        )
     if model.heads == "both" and categories.num_stuff == 0:
         raise ValueError("model.heads=both: the data set has no stuff class, expected one; use model.heads=instance")
     backbone = ResNet(

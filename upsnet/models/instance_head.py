@@ -125,7 +125,9 @@ class InstanceHead(nn.Module):
         """`loss_class` and `loss_box` of the outputs for `rois`."""
         targets = encode_boxes(gather_rows(truth.boxes, rois.slots), rois.boxes, BOX_WEIGHTS)
         own = (rois.labels - 1).clamp(min=0)[..., None, None].expand(-1, -1, 1, 4)
-        loss_class, loss_box = class_and_box_loss(logits, deltas.gather(2, own)[:, :, 0], rois.labels, targets, rois.valid)
+        loss_class, loss_box = class_and_box_loss(
+            logits, deltas.gather(2, own)[:, :, 0], rois.labels, targets, rois.valid
+        )
         return {"loss_class": loss_class, "loss_box": loss_box}
 
     def detect(

@@ -31,7 +31,9 @@ def upsample_semantic(logits: Tensor, network_size: tuple[int, int], output_size
     scale = [STRIDE * out / valid for out, valid in zip(output_size, network_size, strict=True)]
     # One more row and column of the edge: the rounded-down size then always reaches the output's.
     padded = F.pad(logits.float(), (0, 1, 0, 1), mode="replicate")
-    grown = F.interpolate(padded, scale_factor=scale, mode="bilinear", align_corners=False, recompute_scale_factor=False)
+    grown = F.interpolate(
+        padded, scale_factor=scale, mode="bilinear", align_corners=False, recompute_scale_factor=False
+    )
     return grown[..., : output_size[0], : output_size[1]]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,9 @@ class Anchors(nn.Module):
 
     base: Tensor
 
-    def __init__(self, sizes: Sequence[Sequence[float]], aspect_ratios: Sequence[float], strides: Sequence[int]) -> None:
+    def __init__(
+        self, sizes: Sequence[Sequence[float]], aspect_ratios: Sequence[float], strides: Sequence[int]
+    ) -> None:
         super().__init__()
         self.strides = tuple(strides)
         root = torch.tensor(aspect_ratios, dtype=torch.float32).sqrt()
@@ -52,6 +55,15 @@ class Anchors(nn.Module):
             center = torch.stack([x.expand(height, width), y[:, None].expand(height, width)], dim=-1)
             levels.append((center.repeat(1, 1, 2)[:, :, None] + base).reshape(-1, 4))
         return levels
+
+
+@dataclass(frozen=True)
+class RPNOutput:
+    """Per level: logits float32 [B, A], deltas float32 [B, A, 4], anchors float32 [A, 4]."""
+
+    logits: list[Tensor]
+    deltas: list[Tensor]
+    anchors: list[Tensor]
 
 
 class RPN(nn.Module):
@@ -94,27 +106,26 @@ class RPN(nn.Module):
         for layer in (self.conv, self.cls_logits, self.bbox_pred):
             init_normal(layer, std=0.01)
 
-    def forward(self, levels: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Pyramid levels -> per level logits [B, A], deltas [B, A, 4] and anchors [A, 4]."""
+    def forward(self, levels: Sequence[Tensor]) -> RPNOutput:
+        """Scores every anchor of the pyramid levels."""
         logits, deltas = [], []
         for level in levels:
             hidden = F.relu(self.conv(level))
             logits.append(self.cls_logits(hidden).permute(0, 2, 3, 1).flatten(1).float())
             deltas.append(self.bbox_pred(hidden).permute(0, 2, 3, 1).reshape(len(level), -1, 4).float())
-        return logits, deltas, self.anchors([(int(x.shape[2]), int(x.shape[3])) for x in levels])
+        anchors = self.anchors([(int(x.shape[2]), int(x.shape[3])) for x in levels])
+        return RPNOutput(logits, deltas, anchors)
 
-    def propose(
-        self, logits: list[Tensor], deltas: list[Tensor], anchors: list[Tensor], image_sizes: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def propose(self, output: RPNOutput, image_sizes: Tensor) -> tuple[Tensor, Tensor]:
         """Decodes, clips and suppresses.
 
         Returns:
             boxes float32 [B, P, 4] in order of falling score, and bool [B, P]: the slot is taken.
         """
         pre_nms, post_nms = self.limits[self.training]
-        slots = min(pre_nms, max(level.shape[1] for level in logits))
+        slots = min(pre_nms, max(level.shape[1] for level in output.logits))
         all_boxes, all_scores = [], []
-        for score, delta, anchor in zip(logits, deltas, anchors, strict=True):
+        for score, delta, anchor in zip(output.logits, output.deltas, output.anchors, strict=True):
             top = score.detach().topk(min(slots, score.shape[1]), dim=1)
             boxes = decode_boxes(gather_rows(delta.detach(), top.indices), anchor[top.indices], UNIT)
             boxes = clip_boxes(boxes, image_sizes)
@@ -128,11 +139,9 @@ class RPN(nn.Module):
         top = scores.topk(min(post_nms, scores.shape[1]), dim=1)
         return gather_rows(boxes, top.indices), top.values > NEVER
 
-    def losses(
-        self, logits: list[Tensor], deltas: list[Tensor], anchors: list[Tensor], image_sizes: Tensor, truth: Truth
-    ) -> dict[str, Tensor]:
+    def losses(self, output: RPNOutput, image_sizes: Tensor, truth: Truth) -> dict[str, Tensor]:
         """`loss_rpn_objectness` and `loss_rpn_box` over a random sample of anchors whose centre is in the image."""
-        score, delta, anchor = torch.cat(logits, 1), torch.cat(deltas, 1), torch.cat(anchors)
+        score, delta, anchor = torch.cat(output.logits, 1), torch.cat(output.deltas, 1), torch.cat(output.anchors)
         center = (anchor[:, :2] + anchor[:, 2:]) / 2
         within = (center < image_sizes.flip(-1)[:, None]).all(-1)
         found = match(truth, anchor[None], within)

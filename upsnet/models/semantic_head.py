@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +58,7 @@ class SemanticHead(nn.Module):
     ) -> None:
         super().__init__()
         widths = [in_channels] * max(1, num_layers - 1) + [channels] * (2 if num_layers > 1 else 1)
-        pairs = list(zip(widths[:-1], widths[1:], strict=True))
+        pairs = list(pairwise(widths))
         if conv == "deformable":
             self.layers = nn.Sequential(*(DeformableBlock(i, o, norm=norm) for i, o in pairs))
         else:

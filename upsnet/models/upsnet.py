@@ -113,11 +113,12 @@ class UPSNet(nn.Module):
     def _instance_losses(
         self, levels: list[Tensor], image_sizes: Tensor, semantic_logits: Tensor | None, truth: Truth
     ) -> dict[str, Tensor]:
-        assert self.rpn is not None and self.instance_head is not None
+        assert self.rpn is not None
+        assert self.instance_head is not None
         head = self.instance_head
         proposed = self.rpn(levels[: len(self.rpn.anchors.strides)])
-        losses = self.rpn.losses(*proposed, image_sizes, truth)
-        rois = head.sample(*self.rpn.propose(*proposed, image_sizes), truth)
+        losses = self.rpn.losses(proposed, image_sizes, truth)
+        rois = head.sample(*self.rpn.propose(proposed, image_sizes), truth)
         layout = FeatureLayout.of(levels[:4], ROI_STRIDES)
         losses |= head.box_losses(*head.box_outputs(layout, rois.boxes), rois, truth)
 
@@ -159,7 +160,7 @@ class UPSNet(nn.Module):
         semantic_logits = None if self.semantic_head is None else self.semantic_head(levels[:4])
         panoptic = instances = None
         if self.rpn is not None and self.instance_head is not None:
-            rois, valid = self.rpn.propose(*self.rpn(levels[: len(self.rpn.anchors.strides)]), batch.image_sizes)
+            rois, valid = self.rpn.propose(self.rpn(levels[: len(self.rpn.anchors.strides)]), batch.image_sizes)
             layout = FeatureLayout.of(levels[:4], ROI_STRIDES)
             outputs = (rois, valid, *self.instance_head.box_outputs(layout, rois), batch.image_sizes)
             panoptic = self._detect(layout, outputs, self.panoptic_rule)

@@ -44,7 +44,9 @@ def assign_levels(boxes: Tensor, canonical_size: float, num_levels: int) -> Tens
     return level.clamp(0, num_levels - 1).long()
 
 
-def roi_align(layout: FeatureLayout, boxes: Tensor, output_size: int, levels: Tensor, sampling_ratio: int = 2) -> Tensor:
+def roi_align(
+    layout: FeatureLayout, boxes: Tensor, output_size: int, levels: Tensor, sampling_ratio: int = 2
+) -> Tensor:
     """RoIAlign (He et al. 2017, sec. 3) with half-pixel alignment, equal to torchvision's with `aligned=True`.
 
     Args:
@@ -85,5 +87,7 @@ def roi_align(layout: FeatureLayout, boxes: Tensor, output_size: int, levels: Te
     cell = cell + x[:, :, None, :, None, :]
     weight = y_weight[:, :, :, None, :, None] * x_weight[:, :, None, :, None, :]
     taps = 4 * sampling_ratio**2
-    pooled = F.embedding_bag(cell.reshape(-1, taps), layout.table, per_sample_weights=weight.reshape(-1, taps), mode="sum")
+    pooled = F.embedding_bag(
+        cell.reshape(-1, taps), layout.table, per_sample_weights=weight.reshape(-1, taps), mode="sum"
+    )
     return pooled.reshape(-1, output_size, output_size, layout.table.shape[1]).permute(0, 3, 1, 2)

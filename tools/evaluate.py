@@ -1,0 +1,84 @@
+#!/usr/bin/env python
+"""Scores a model on a data set, or existing COCO-panoptic predictions against their truth.
+
+python tools/evaluate.py --checkpoint runs/demo/model.pt --output runs/demo/evaluation
+python tools/evaluate.py --gt panoptic_val2017.json --pred predictions.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from upsnet.config import load_config, parse_config
+from upsnet.data.loader import open_dataset
+from upsnet.engine import distributed
+from upsnet.engine.checkpoint import load_checkpoint
+from upsnet.engine.evaluate import evaluate
+from upsnet.engine.logging import flatten
+from upsnet.errors import run_tool
+from upsnet.files import write_json
+from upsnet.metrics.panoptic_json import evaluate_files
+
+SHOWN_REPORTS = 10
+
+
+def main() -> None:
+    """Parses the command line and evaluates."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--checkpoint", type=Path, help="model to score")
+    what.add_argument("--gt", type=Path, help="COCO-panoptic JSON of the truth (with --pred)")
+    parser.add_argument("--config", help="take the data set from this YAML instead of the checkpoint's own config")
+    parser.add_argument("--pred", type=Path, help="COCO-panoptic JSON of the predictions (with --gt)")
+    parser.add_argument("--gt-dir", type=Path, help="PNGs of the truth (default: --gt without .json)")
+    parser.add_argument("--pred-dir", type=Path, help="PNGs of the predictions (default: --pred without .json)")
+    parser.add_argument("--output", type=Path, help="folder for metrics.json and, with a model, predictions/")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config")
+    args = parser.parse_intermixed_args()
+    if (args.gt is None) != (args.pred is None):
+        parser.error("--gt and --pred go together")
+    if args.gt is not None and (args.config or args.overrides):
+        parser.error("--config and key=value need --checkpoint")
+    metrics = _score_files(args) if args.gt is not None else _score_model(args)
+    if metrics is None:
+        return
+    for name, value in flatten(metrics).items():
+        print(f"{name:12s} {value:7.3f}")
+    if args.output is not None:
+        write_json(args.output / "metrics.json", metrics)
+
+
+def _score_files(args: argparse.Namespace) -> dict[str, Any]:
+    metrics, reports = evaluate_files(args.gt, args.pred, args.gt_dir, args.pred_dir)
+    for line in reports[:SHOWN_REPORTS]:
+        print(f"warning: {line}", file=sys.stderr)
+    if len(reports) > SHOWN_REPORTS:
+        print(f"warning: {len(reports) - SHOWN_REPORTS} more areas disagree with the pixels", file=sys.stderr)
+    return metrics
+
+
+def _score_model(args: argparse.Namespace) -> dict[str, Any] | None:
+    """The metrics on rank 0, None on the others."""
+    checkpoint = load_checkpoint(args.checkpoint)
+    config = parse_config(checkpoint.config.dump(), args.overrides, source=str(args.checkpoint))
+    if args.config is not None:
+        other = load_config(args.config, args.overrides)
+        config = config.model_copy(update={"data": other.data, "evaluate": other.evaluate})
+    dataset = open_dataset(config.data.val, checkpoint.categories)
+    with distributed.process_group() as device:
+        model = replace(checkpoint, config=config).build().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        predictions = (
+            args.output / "predictions" / "panoptic.json" if args.output and config.model.heads == "both" else None
+        )
+        metrics = evaluate(model, dataset, config, device, predictions=predictions)
+        return metrics if distributed.rank() == 0 else None
+
+
+if __name__ == "__main__":
+    run_tool(main)

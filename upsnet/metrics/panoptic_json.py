@@ -1,0 +1,70 @@
+"""Scores existing COCO-panoptic files, truth against predictions, without a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from upsnet.data.coco import PanopticJson
+from upsnet.metrics.panoptic_quality import PanopticQuality, SegmentTable
+
+
+def evaluate_files(
+    truth_json: Path,
+    predicted_json: Path,
+    truth_dir: Path | None = None,
+    predicted_dir: Path | None = None,
+    *,
+    progress: bool = True,
+) -> tuple[dict[str, Any], list[str]]:
+    """Scores every annotated image of the truth; predictions for other images are left aside.
+
+    Args:
+        truth_json, predicted_json: COCO-panoptic JSON files.
+        truth_dir, predicted_dir: folders of their PNGs; by default the JSON's path without `.json`.
+        progress: show a bar.
+
+    Returns:
+        The contents of `metrics.json`, and one line for each segment whose JSON area is not its number of pixels
+        (the pixels count).
+
+    Raises:
+        FileNotFoundError, ValueError: an image has no prediction, a PNG and its JSON disagree, or the sizes differ;
+            the message names the file.
+    """
+    truth = PanopticJson(truth_json, truth_dir)
+    predicted = PanopticJson(predicted_json, predicted_dir, truth.categories, truth.images)
+    missing = [row["file_name"] for image_id, row in truth.annotations.items() if image_id not in predicted.annotations]
+    if missing:
+        raise ValueError(
+            f"{predicted_json}: no prediction for {len(missing)} of {len(truth.annotations)} images, "
+            f"the first is {missing[0]}"
+        )
+    quality = PanopticQuality(truth.categories)
+    reports: list[str] = []
+    for image_id in tqdm(truth.annotations, desc="evaluate", disable=not progress, leave=False):
+        maps, tables = [], []
+        for source in (truth, predicted):
+            classes, is_crowd, rows = source.segments(image_id)
+            ids = source.segment_map(image_id)
+            areas = np.bincount(ids.ravel(), minlength=len(rows) + 1)[1:]
+            name = source.annotations[image_id]["file_name"]
+            for row, area in zip(rows, areas.tolist(), strict=True):
+                if row.get("area", area) != area:
+                    reports.append(
+                        f"{source.path}: segment {row['id']} of {name} has area {row['area']}, its pixels are {area}"
+                    )
+                if area == 0 and source is predicted:
+                    raise ValueError(
+                        f"{source.path}: segment id {row['id']} has no pixel in {name}, expected at least one"
+                    )
+            maps.append(ids)
+            tables.append(SegmentTable.of(classes, is_crowd if source is truth else None))
+        try:
+            quality.update(image_id, maps[0], tables[0], maps[1], tables[1])
+        except ValueError as error:
+            raise ValueError(f"{predicted.png_dir / predicted.annotations[image_id]['file_name']}: {error}") from None
+    return {"panoptic": quality.compute(), "semantic": None, "instance": None}, reports
