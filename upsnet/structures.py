@@ -6,8 +6,9 @@ T thing classes, H and W in pixels. ARCHITECTURE.md holds the number conventions
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,77 +47,16 @@ class Sample:
 
 @dataclass(frozen=True)
 class PanopticTarget:
-    """What the losses need of one image, derived from its segment map after augmentation.
+    """What the losses need, derived from the segment map after augmentation; of one image, or stacked for a batch.
 
     Attributes:
-        boxes: float32 [N, 4], XYXY, tight around the visible pixels, x2 and y2 exclusive.
-        labels: int64 [N], 1..T.
-        is_crowd: bool [N].
-        instance_map: int32 [H, W]; 0 where no thing is, else row + 1.
-        semantic_map: uint8 [H, W], semantic channel or `IGNORE_LABEL`.
-    """
-
-    boxes: Tensor
-    labels: Tensor
-    is_crowd: Tensor
-    instance_map: Tensor
-    semantic_map: Tensor
-
-
-@dataclass(frozen=True)
-class PanopticBatch:
-    """Images padded to one size at the bottom and the right, with their truth while training.
-
-    Attributes:
-        images: uint8, or float32 in 0..255, [B, 3, H, W], RGB.
-        image_sizes: int64 [B, 2], (H, W) of the valid part of each image.
+        boxes: float32 [B, N, 4], XYXY, tight around the visible pixels, x2 and y2 exclusive.
+        labels: int64 [B, N], 1..T, 0 for padding.
+        is_crowd: bool [B, N].
+        instance_map: int32 [B, H, W]; 0 where no thing is, else slot + 1.
+        semantic_map: uint8 [B, H, W], semantic channel, or `IGNORE_LABEL` on void and padding.
         seeds: int64 [B], the random stream of each image in this epoch.
-        image_ids, file_names: one per image.
-        network_sizes: the same on the host, as output sizes are chosen there.
-        original_sizes: (H, W) of each image as it was read.
-        boxes: float32 [B, N, 4]; labels: int64 [B, N], 0 for padding; is_crowd: bool [B, N].
-        instance_map: int32 [B, H, W], 0 or slot + 1; semantic_map: uint8 [B, H, W], 255 in the padding.
-        truths: the untouched samples (without pixels), for evaluation.
     """
-
-    images: Tensor
-    image_sizes: Tensor
-    network_sizes: list[tuple[int, int]]
-    original_sizes: list[tuple[int, int]]
-    image_ids: list[int | str] = field(default_factory=list)
-    file_names: list[str] = field(default_factory=list)
-    seeds: Tensor | None = None
-    boxes: Tensor | None = None
-    labels: Tensor | None = None
-    is_crowd: Tensor | None = None
-    instance_map: Tensor | None = None
-    semantic_map: Tensor | None = None
-    truths: list[Sample] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return int(self.images.shape[0])
-
-    def _map(self, change: dict[str, Tensor]) -> PanopticBatch:
-        return replace(self, **change)  # type: ignore[arg-type]
-
-    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if isinstance(value, Tensor):
-                yield f.name, value
-
-    def to(self, device: torch.device | str) -> PanopticBatch:
-        """Copies every tensor to `device`, asynchronously from pinned memory."""
-        return self._map({name: t.to(device, non_blocking=True) for name, t in self._tensors()})
-
-    def pin_memory(self) -> PanopticBatch:
-        """Moves every tensor into page-locked memory (called by the data loader)."""
-        return self._map({name: t.pin_memory() for name, t in self._tensors()})
-
-
-@dataclass(frozen=True)
-class Truth:
-    """The ground truth on the device, as the losses use it. Padded slots have label 0."""
 
     boxes: Tensor
     labels: Tensor
@@ -124,21 +64,6 @@ class Truth:
     instance_map: Tensor
     semantic_map: Tensor
     seeds: Tensor
-
-    @classmethod
-    def of(cls, batch: PanopticBatch) -> Truth:
-        """Takes the truth out of a training batch.
-
-        Raises:
-            ValueError: the batch has none (it was made for inference).
-        """
-        values = {f.name: getattr(batch, f.name) for f in fields(cls)}
-        missing = sorted(name for name, value in values.items() if value is None)
-        if missing:
-            raise ValueError(
-                f"a training batch needs {', '.join(missing)}: build it with data.loader.collate(train=True)"
-            )
-        return cls(**values)
 
     @property
     def is_instance(self) -> Tensor:
@@ -149,6 +74,52 @@ class Truth:
     def is_crowd_region(self) -> Tensor:
         """bool [B, N]: real, and a crowd."""
         return (self.labels > 0) & self.is_crowd
+
+
+@dataclass(frozen=True)
+class PanopticBatch:
+    """Images padded to one size at the bottom and the right, with their truth while training.
+
+    Attributes:
+        images: uint8, or float32 in 0..255, [B, 3, H, W], RGB.
+        image_sizes: int64 [B, 2], (H, W) of the valid part of each image; network_sizes: the same on the host.
+        original_sizes: (H, W) of each image as it was read.
+        image_ids, file_names: one per image.
+        target: for the losses.
+        truths: the samples as read (without pixels), for evaluation.
+    """
+
+    images: Tensor
+    image_sizes: Tensor
+    network_sizes: list[tuple[int, int]]
+    original_sizes: list[tuple[int, int]]
+    image_ids: list[int | str] = field(default_factory=list)
+    file_names: list[str] = field(default_factory=list)
+    target: PanopticTarget | None = None
+    truths: list[Sample] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return int(self.images.shape[0])
+
+    def to(self, device: torch.device | str) -> PanopticBatch:
+        """Copies every tensor to `device`, asynchronously from pinned memory."""
+        return _map_tensors(self, lambda t: t.to(device, non_blocking=True))
+
+    def pin_memory(self) -> PanopticBatch:
+        """Moves every tensor into page-locked memory (called by the data loader)."""
+        return _map_tensors(self, Tensor.pin_memory)
+
+
+def _map_tensors(record: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A copy of a record with every tensor in it changed."""
+    changed = {}
+    for f in fields(record):
+        value = getattr(record, f.name)
+        if isinstance(value, Tensor):
+            changed[f.name] = change(value)
+        elif isinstance(value, PanopticTarget):
+            changed[f.name] = _map_tensors(value, change)
+    return replace(record, **changed)
 
 
 @dataclass(frozen=True)

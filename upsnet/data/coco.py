@@ -63,15 +63,17 @@ class PanopticJson:
             )
         if row["image_id"] in self.annotations:
             raise ValueError(f"{self.path}: image {row['image_id']} has two annotations, expected one")
-        seen = set()
+        seen = {0}
         for segment in row["segments_info"]:
-            if segment["category_id"] not in self.categories.channels:
+            if segment.get("category_id") not in self.categories.channels:
                 raise ValueError(
-                    f"{self.path}: segment {segment['id']} of {name!r} has category_id {segment['category_id']}, "
+                    f"{self.path}: segment {segment.get('id')} of {name!r} has category_id {segment.get('category_id')}, "
                     f"which is not among the {len(self.categories)} categories"
                 )
-            if segment["id"] in seen or segment["id"] == 0:
-                raise ValueError(f"{self.path}: segment id {segment['id']} of {name!r} stands twice or is 0 (void)")
+            if segment.get("id", 0) in seen:
+                raise ValueError(
+                    f"{self.path}: segment id {segment.get('id')} of {name!r} is missing, 0 (void) or stands twice"
+                )
             seen.add(segment["id"])
 
     def segments(

@@ -20,7 +20,7 @@ from upsnet.data.categories import CategorySet
 from upsnet.data.coco import CocoPanoptic
 from upsnet.data.shapes import Shapes
 from upsnet.data.targets import make_target
-from upsnet.structures import IGNORE_LABEL, PanopticBatch, Sample
+from upsnet.structures import IGNORE_LABEL, PanopticBatch, PanopticTarget, Sample
 
 DATA_ROOT = "UPSNET_DATASETS"
 
@@ -180,31 +180,34 @@ def collate(items: Sequence[tuple[Sample, int]], num_stuff: int, divisor: int) -
     """Makes a training batch of augmented samples and their seeds."""
     samples = [sample for sample, _ in items]
     images, sizes = pad_images([s.image for s in samples], divisor)
-    targets = [make_target(s, num_stuff) for s in samples]
-    count, (height, width) = len(samples), images.shape[-2:]
+    targets = [make_target(sample, num_stuff, seed) for sample, seed in items]
     slots = max(1, max(len(t.labels) for t in targets))
-    batch = PanopticBatch(
+
+    def stack(name: str, shape: Sequence[int], fill: int = 0) -> Tensor:
+        """The field of all targets, padded at the end of each dimension."""
+        values = [getattr(t, name) for t in targets]
+        batch = values[0].new_full((len(values), *shape), fill)
+        for row, value in zip(batch, values, strict=True):
+            row[tuple(slice(n) for n in value.shape)] = value
+        return batch
+
+    target = PanopticTarget(
+        boxes=stack("boxes", (slots, 4)),
+        labels=stack("labels", (slots,)),
+        is_crowd=stack("is_crowd", (slots,)),
+        instance_map=stack("instance_map", images.shape[-2:]),
+        semantic_map=stack("semantic_map", images.shape[-2:], IGNORE_LABEL),
+        seeds=stack("seeds", ()),
+    )
+    return PanopticBatch(
         images,
         torch.tensor(sizes),
         sizes,
         [s.size for s in samples],
         [s.image_id for s in samples],
         [s.file_name for s in samples],
-        seeds=torch.tensor([seed for _, seed in items], dtype=torch.int64),
-        boxes=torch.zeros(count, slots, 4),
-        labels=torch.zeros(count, slots, dtype=torch.int64),
-        is_crowd=torch.zeros(count, slots, dtype=torch.bool),
-        instance_map=torch.zeros(count, height, width, dtype=torch.int32),
-        semantic_map=torch.full((count, height, width), IGNORE_LABEL, dtype=torch.uint8),
+        target,
     )
-    for row, target in enumerate(targets):
-        h, w = target.instance_map.shape
-        for name in ("boxes", "labels", "is_crowd"):
-            value = getattr(target, name)
-            getattr(batch, name)[row, : len(value)] = value
-        for name in ("instance_map", "semantic_map"):
-            getattr(batch, name)[row, :h, :w] = getattr(target, name)
-    return batch
 
 
 def _quiet_worker(_: int) -> None:

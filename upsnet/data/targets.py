@@ -10,12 +10,13 @@ from upsnet.data.panoptic_png import segment_geometry
 from upsnet.structures import IGNORE_LABEL, PanopticTarget, Sample
 
 
-def make_target(sample: Sample, num_stuff: int) -> PanopticTarget:
+def make_target(sample: Sample, num_stuff: int, seed: int) -> PanopticTarget:
     """Derives the targets of one image; segments that augmentation cut away vanish.
 
     Args:
         sample: the augmented sample.
         num_stuff: S; semantic channels from S on are things.
+        seed: the image's random stream, not negative.
     """
     areas, boxes = segment_geometry(sample.segment_map, len(sample.classes))
     things = np.flatnonzero((sample.classes >= num_stuff) & (areas > 0))
@@ -28,6 +29,7 @@ def make_target(sample: Sample, num_stuff: int) -> PanopticTarget:
         is_crowd=torch.from_numpy(sample.is_crowd[things]),
         instance_map=torch.from_numpy(slot[sample.segment_map]),
         semantic_map=torch.from_numpy(semantic[sample.segment_map]),
+        seeds=torch.tensor(seed),
     )
 
 

@@ -15,7 +15,7 @@ from upsnet.ops.boxes import clip_boxes, decode_boxes, encode_boxes
 from upsnet.ops.nms import nms_mask
 from upsnet.ops.roi_align import FeatureLayout, assign_levels, roi_align
 from upsnet.ops.sampling import gather_rows, hashed_uniform, sample_ranked
-from upsnet.structures import Detections, Truth
+from upsnet.structures import Detections, PanopticTarget
 
 BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 NEVER = float("-inf")
@@ -105,10 +105,10 @@ class InstanceHead(nn.Module):
         own = masks[torch.arange(len(masks), device=masks.device), (labels.flatten() - 1).clamp(min=0)]
         return own.float().unflatten(0, labels.shape)
 
-    def sample(self, proposals: Tensor, valid: Tensor, truth: Truth) -> SampledRois:
+    def sample(self, proposals: Tensor, valid: Tensor, truth: PanopticTarget) -> SampledRois:
         """Draws the RoIs of the losses from the proposals [B, P, 4] and the true boxes."""
-        boxes = torch.cat([truth.boxes, proposals], 1)
-        candidate = torch.cat([truth.is_instance, valid], 1)
+        boxes = torch.cat([proposals, truth.boxes], 1)
+        candidate = torch.cat([valid, truth.is_instance], 1)
         found = match(truth, boxes, candidate)
         foreground = candidate & (found.iou >= self.positive_iou)
         background = candidate & ~foreground & ~found.is_ignored
@@ -121,7 +121,7 @@ class InstanceHead(nn.Module):
         labels = gather_rows(truth.labels, slots) * (gather_rows(foreground, chosen) & is_valid)
         return SampledRois(gather_rows(boxes, chosen), labels, slots, is_valid)
 
-    def box_losses(self, logits: Tensor, deltas: Tensor, rois: SampledRois, truth: Truth) -> dict[str, Tensor]:
+    def box_losses(self, logits: Tensor, deltas: Tensor, rois: SampledRois, truth: PanopticTarget) -> dict[str, Tensor]:
         """`loss_class` and `loss_box` of the outputs for `rois`."""
         targets = encode_boxes(gather_rows(truth.boxes, rois.slots), rois.boxes, BOX_WEIGHTS)
         own = (rois.labels - 1).clamp(min=0)[..., None, None].expand(-1, -1, 1, 4)

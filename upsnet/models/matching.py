@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from upsnet.ops.boxes import pairwise_overlap
-from upsnet.structures import Truth
+from upsnet.structures import PanopticTarget
 
 CROWD_OVERLAP = 0.5
 """A box with more of its area in a crowd is neither an object nor background."""
@@ -31,7 +31,7 @@ class Match:
     is_best: Tensor
 
 
-def match(truth: Truth, boxes: Tensor, is_candidate: Tensor) -> Match:
+def match(truth: PanopticTarget, boxes: Tensor, is_candidate: Tensor) -> Match:
     """Matches boxes [B or 1, M, 4] to the truth; `is_candidate` bool [B, M] limits `is_best`."""
     overlap = pairwise_overlap(truth.boxes, boxes, truth.is_crowd)
     in_crowd = overlap.masked_fill(~truth.is_crowd_region[..., None], 0).amax(1) > CROWD_OVERLAP
@@ -43,7 +43,7 @@ def match(truth: Truth, boxes: Tensor, is_candidate: Tensor) -> Match:
     return Match(iou, slot, in_crowd, is_best)
 
 
-def mask_targets(truth: Truth, boxes: Tensor, slots: Tensor, size: int) -> Tensor:
+def mask_targets(truth: PanopticTarget, boxes: Tensor, slots: Tensor, size: int) -> Tensor:
     """Soft masks: the instance's coverage around the centres of size x size bins, read from the instance map.
 
     Args:
@@ -77,7 +77,7 @@ def mask_targets(truth: Truth, boxes: Tensor, slots: Tensor, size: int) -> Tenso
     return samples.unflatten(-1, (size, 2)).unflatten(-3, (size, 2)).mean((-1, -3))
 
 
-def semantic_targets(truth: Truth, boxes: Tensor, size: int) -> Tensor:
+def semantic_targets(truth: PanopticTarget, boxes: Tensor, size: int) -> Tensor:
     """The semantic map at the centres of size x size bins of boxes [B, R, 4]: int64 [B, R, size, size]."""
     height, width = truth.semantic_map.shape[-2:]
     batch = torch.arange(len(boxes), device=boxes.device)[:, None, None, None]

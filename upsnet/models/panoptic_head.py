@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from upsnet.data.categories import semantic_from_label
 from upsnet.ops.panoptic_fusion import reference, streaming
 from upsnet.ops.sampling import gather_rows, hashed_uniform, sample_ranked
-from upsnet.structures import IGNORE_LABEL, Detections, PanopticOutput, Truth
+from upsnet.structures import IGNORE_LABEL, Detections, PanopticOutput, PanopticTarget
 
 STRIDE = 4
 """Network-input pixels per cell of the semantic logits."""
@@ -63,7 +63,7 @@ class PanopticHead(nn.Module):
         self.overlap_threshold, self.stuff_area_limit = overlap_threshold, stuff_area_limit
         self.train_slots, self.keep_fraction = train_slots, keep_fraction
 
-    def sample(self, truth: Truth) -> tuple[Tensor, Tensor]:
+    def sample(self, truth: PanopticTarget) -> tuple[Tensor, Tensor]:
         """The true instances whose masks compete in the loss, in random order.
 
         Returns:
@@ -75,7 +75,7 @@ class PanopticHead(nn.Module):
         return slots, is_kept & (torch.arange(slots.shape[1], device=slots.device) < count)
 
     def loss_inputs(
-        self, semantic_logits: Tensor, mask_logits: Tensor, slots: Tensor, keep: Tensor, truth: Truth
+        self, semantic_logits: Tensor, mask_logits: Tensor, slots: Tensor, keep: Tensor, truth: PanopticTarget
     ) -> tuple[Tensor, Tensor]:
         """Panoptic logits and their target at 1/4 resolution.
 

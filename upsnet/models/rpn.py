@@ -15,7 +15,7 @@ from upsnet.models.matching import match
 from upsnet.ops.boxes import clip_boxes, decode_boxes, encode_boxes
 from upsnet.ops.nms import nms_mask
 from upsnet.ops.sampling import gather_rows, hashed_uniform, sample_ranked
-from upsnet.structures import Truth
+from upsnet.structures import PanopticTarget
 
 UNIT = (1.0, 1.0, 1.0, 1.0)
 NEVER = float("-inf")
@@ -139,7 +139,7 @@ class RPN(nn.Module):
         top = scores.topk(min(post_nms, scores.shape[1]), dim=1)
         return gather_rows(boxes, top.indices), top.values > NEVER
 
-    def losses(self, output: RPNOutput, image_sizes: Tensor, truth: Truth) -> dict[str, Tensor]:
+    def losses(self, output: RPNOutput, image_sizes: Tensor, truth: PanopticTarget) -> dict[str, Tensor]:
         """`loss_rpn_objectness` and `loss_rpn_box` over a random sample of anchors whose centre is in the image."""
         score, delta, anchor = torch.cat(output.logits, 1), torch.cat(output.deltas, 1), torch.cat(output.anchors)
         center = (anchor[:, :2] + anchor[:, 2:]) / 2

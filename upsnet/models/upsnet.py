@@ -20,7 +20,7 @@ from upsnet.models.rpn import RPN
 from upsnet.models.semantic_head import SemanticHead
 from upsnet.ops.roi_align import FeatureLayout, roi_align
 from upsnet.ops.sampling import gather_rows
-from upsnet.structures import Detections, PanopticBatch, PanopticOutput, Truth
+from upsnet.structures import Detections, PanopticBatch, PanopticOutput, PanopticTarget
 
 ROI_STRIDES = (4, 8, 16, 32)
 SEMANTIC_ROI_BINS = 28
@@ -87,7 +87,9 @@ class UPSNet(nn.Module):
 
     def loss(self, batch: PanopticBatch) -> dict[str, Tensor]:
         """The losses of a training batch, unweighted, by name; each is averaged over the images."""
-        truth = Truth.of(batch)
+        if batch.target is None:
+            raise ValueError("a batch without target cannot be trained on: make it with data.loader.collate")
+        truth = batch.target
         levels = self.features(batch)
         losses: dict[str, Tensor] = {}
         semantic_logits = None
@@ -98,7 +100,7 @@ class UPSNet(nn.Module):
             losses |= self._instance_losses(levels, batch.image_sizes, semantic_logits, truth)
         return losses
 
-    def _semantic_losses(self, logits: Tensor, truth: Truth) -> dict[str, Tensor]:
+    def _semantic_losses(self, logits: Tensor, truth: PanopticTarget) -> dict[str, Tensor]:
         full = F.interpolate(logits, scale_factor=STRIDE, mode="bilinear", align_corners=False)
         losses = {"loss_semantic": pixel_loss(full, truth.semantic_map)}
         if self.loss_weights["loss_semantic_roi"] > 0:
@@ -111,7 +113,7 @@ class UPSNet(nn.Module):
         return losses
 
     def _instance_losses(
-        self, levels: list[Tensor], image_sizes: Tensor, semantic_logits: Tensor | None, truth: Truth
+        self, levels: list[Tensor], image_sizes: Tensor, semantic_logits: Tensor | None, truth: PanopticTarget
     ) -> dict[str, Tensor]:
         assert self.rpn is not None
         assert self.instance_head is not None

@@ -1,0 +1,111 @@
+"""Small things that many tests need: a config and a model that run in milliseconds, and real data if it is there."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from upsnet.config import Config, parse_config
+from upsnet.data.loader import collate, open_dataset
+from upsnet.models.build import build_model
+
+ROOT = Path(__file__).parents[1]
+
+TINY = {
+    "data": {
+        "train": {"format": "shapes", "num_images": 8, "image_size": [64, 96]},
+        "val": {"format": "shapes", "num_images": 3, "image_size": [64, 96], "seed": 1},
+        "num_workers": 0,
+    },
+    "model": {
+        "backbone": {"name": "resnet18", "width": 8, "norm": "bn", "freeze_at": 0},
+        "fpn_channels": 16,
+        "semantic": {"num_layers": 2, "channels": 16},
+        "rpn": {
+            "anchor_sizes": [[12], [24], [48], [80]],
+            "pre_nms": 60,
+            "post_nms": 30,
+            "pre_nms_train": 60,
+            "post_nms_train": 30,
+            "samples": 32,
+        },
+        "instance": {
+            "roi_samples": 16,
+            "canonical_size": 112,
+            "box_channels": 32,
+            "mask_channels": 16,
+            "mask_layers": 1,
+            "max_detections": 12,
+        },
+        "panoptic": {"stuff_area_limit": 0, "train_slots": 6},
+    },
+    "train": {
+        "iterations": 6,
+        "batch_size": 2,
+        "lr": 0.02,
+        "warmup_iterations": 2,
+        "schedule": "cosine",
+        "precision": "fp32",
+        "log_every": 2,
+        "checkpoint_every": 3,
+        "evaluate_every": 6,
+        "clip_gradient": 5,
+    },
+    "evaluate": {"batch_size": 2, "panels": 1},
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _two_threads():
+    torch.set_num_threads(2)
+
+
+@pytest.fixture
+def make_config():
+    """A function of overrides -> the tiny config."""
+    return lambda *overrides: parse_config(TINY, overrides, source="tiny")
+
+
+@pytest.fixture
+def config(make_config) -> Config:
+    return make_config()
+
+
+@pytest.fixture
+def dataset(config):
+    return open_dataset(config.data.train)
+
+
+@pytest.fixture
+def model(config, dataset):
+    torch.manual_seed(0)
+    return build_model(config, dataset.categories)
+
+
+@pytest.fixture
+def batch(dataset):
+    return collate([(dataset[0], 10), (dataset[1], 11)], dataset.categories.num_stuff, 32)
+
+
+@pytest.fixture
+def run_tool():
+    """Runs `tools/NAME.py` as a user does; returns the finished process."""
+
+    def run(name: str, *args: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(ROOT / "tools" / f"{name}.py"), *map(str, args)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
+        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data sets; tests that need it are skipped without."""
+    folder = os.environ.get("UPSNET_DATASETS")
+    if not folder or not (Path(folder) / "coco_sample").is_dir():
+        pytest.skip("UPSNET_DATASETS does not name a folder with coco_sample")
+    return Path(folder)

@@ -1,0 +1,54 @@
+import pytest
+import torch
+
+from upsnet.data.categories import CategorySet, label_from_semantic, semantic_from_label
+
+ROWS = [
+    {"id": 7, "name": "car", "isthing": 1, "color": [1, 2, 3]},
+    {"id": 3, "name": "sky", "isthing": 0, "supercategory": "outdoor"},
+    {"id": 1, "name": "person", "isthing": 1},
+    {"id": 90, "name": "road", "isthing": 0},
+]
+
+
+def test_channels_put_stuff_first_and_keep_the_order_within():
+    categories = CategorySet.from_json(ROWS, source="x")
+    assert categories.channels == {3: 0, 90: 1, 7: 2, 1: 3}
+    assert (categories.num_stuff, categories.num_things) == (2, 2)
+    assert CategorySet.from_json(categories.to_json(), source="y") == categories
+
+
+def test_labels_and_channels_are_inverse():
+    labels = torch.arange(1, 5)
+    assert semantic_from_label(1, 2) == 2
+    assert torch.equal(label_from_semantic(semantic_from_label(labels, 53), 53), labels)
+
+
+def test_colours_are_distinct_for_133_classes():
+    rows = [{"id": i, "name": str(i), "isthing": i % 2} for i in range(133)]
+    assert len(set(CategorySet.from_json(rows, source="x").colors)) > 120
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "no categories"),
+        ([ROWS[0], ROWS[0]], "id 7 stands more than once"),
+        ([ROWS[0], {**ROWS[1], "name": "car"}], "name 'car' stands more than once"),
+        ([{"id": 1, "name": "a"}], "'a' lacks isthing"),
+        ([{"id": 1, "name": "a", "isthing": 2}], "isthing=2"),
+    ],
+)
+def test_contradictions_are_errors(rows, message):
+    with pytest.raises(ValueError, match=message):
+        CategorySet.from_json(rows, source="file.json")
+
+
+def test_other_numbering_is_refused_by_name():
+    ours = CategorySet.from_json(ROWS, source="x")
+    ours.require(ours, source="same")
+    swapped = [{**ROWS[0], "id": 1}, ROWS[1], {**ROWS[2], "id": 7}, ROWS[3]]
+    with pytest.raises(ValueError, match=r"val\.json: category id (1|7) is"):
+        ours.require(CategorySet.from_json(swapped, source="x"), source="val.json")
+    with pytest.raises(ValueError, match="missing"):
+        ours.require(CategorySet.from_json(ROWS[:3], source="x"), source="val.json")

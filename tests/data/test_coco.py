@@ -1,0 +1,104 @@
+import json
+
+import numpy as np
+import pytest
+
+from upsnet.data.coco import CocoPanoptic
+from upsnet.data.panoptic_png import id_to_rgb, read_panoptic_png, rgb_to_id, segment_geometry, write_panoptic_png
+from upsnet.data.predictions import write_samples
+from upsnet.data.shapes import CATEGORIES, Shapes
+
+
+@pytest.fixture
+def root(tmp_path):
+    data = Shapes(3, (48, 64))
+    write_samples((data[i] for i in range(3)), CATEGORIES, tmp_path, "train")
+    return tmp_path
+
+
+def open_root(root):
+    return CocoPanoptic(root / "train", root / "annotations" / "panoptic_train.json")
+
+
+def edit(root, change):
+    path = root / "annotations" / "panoptic_train.json"
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+def test_what_is_written_is_read_back(root):
+    data, original = open_root(root), Shapes(3, (48, 64))
+    assert data.categories == CATEGORIES
+    for i in range(3):
+        assert data.size(i) == (48, 64)
+        for name in ("image", "segment_map", "classes", "is_crowd"):
+            np.testing.assert_array_equal(getattr(data[i], name), getattr(original[i], name))
+
+
+def test_ids_up_to_24_bits_survive(tmp_path):
+    ids = np.array([[0, 1, 255], [256, 65536, 2**24 - 1]], dtype=np.int32)
+    write_panoptic_png(tmp_path / "a.png", ids)
+    np.testing.assert_array_equal(read_panoptic_png(tmp_path / "a.png"), ids)
+    np.testing.assert_array_equal(rgb_to_id(id_to_rgb(ids)), ids)
+    with pytest.raises(ValueError, match="16777215"):
+        id_to_rgb(np.array([[2**24]]))
+
+
+def test_geometry_of_segments():
+    ids = np.array([[0, 1, 1], [0, 1, 0], [3, 0, 0]], dtype=np.int32)
+    areas, boxes = segment_geometry(ids, 3)
+    assert areas.tolist() == [3, 0, 1]
+    assert boxes.tolist() == [[1, 0, 3, 2], [0, 0, 0, 0], [0, 2, 1, 3]]
+
+
+def test_a_png_id_that_is_not_in_the_json_is_named(root):
+    edit(root, lambda d: d["annotations"][1]["segments_info"].pop())
+    with pytest.raises(ValueError, match=r"000001\.png: segment id \d+ is not in"):
+        open_root(root)[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d["annotations"][0]["segments_info"][0].update(category_id=99), "category_id 99"),
+        (lambda d: d["annotations"][0].update(image_id=77), "image_id"),
+        (lambda d: d["annotations"].append(d["annotations"][0]), "two annotations"),
+        (lambda d: d["annotations"][0]["segments_info"].append(d["annotations"][0]["segments_info"][0]), "twice"),
+        (lambda d: d.pop("categories"), "no categories"),
+        (lambda d: d.update(annotations=[]), "no annotated image"),
+        (lambda d: d["annotations"][0]["segments_info"][0].pop("category_id"), "category_id"),
+    ],
+)
+def test_a_contradiction_in_the_json_is_an_error_that_names_the_file(root, change, message):
+    edit(root, change)
+    with pytest.raises(ValueError, match=message) as error:
+        open_root(root)
+    assert "panoptic_train.json" in str(error.value)
+
+
+def test_missing_files_are_named(root):
+    (root / "train" / "000000.png").unlink()
+    (root / "annotations" / "panoptic_train" / "000001.png").unlink()
+    data = open_root(root)
+    with pytest.raises(FileNotFoundError, match=r"train/000000\.png"):
+        data[0]
+    with pytest.raises(FileNotFoundError, match=r"panoptic_train/000001\.png"):
+        data[1]
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        CocoPanoptic(root / "nowhere", root / "annotations" / "panoptic_train.json")
+
+
+def test_an_image_of_another_size_than_its_truth_is_refused(root):
+    write_panoptic_png(root / "annotations" / "panoptic_train" / "000000.png", np.zeros((4, 4), dtype=np.int32))
+    with pytest.raises(ValueError, match=r"000000\.png: size \(48, 64\), expected \(4, 4\)"):
+        open_root(root)[0]
+
+
+def test_real_coco_is_read(real_data):
+    folder = real_data / "coco_sample"
+    data = CocoPanoptic(folder / "val2017", next((folder / "annotations").glob("panoptic_*.json")))
+    samples = [data[i] for i in range(len(data))]
+    assert (data.categories.num_stuff, data.categories.num_things) == (53, 80)
+    assert sum(len(s.classes) for s in samples) == 50
+    assert sum(int(s.is_crowd.sum()) for s in samples) == 3

@@ -1,0 +1,98 @@
+from collections import Counter
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+
+from upsnet.data.loader import BatchSampler, InferenceInput, collate, image_seed, open_train_dataset, train_loader
+from upsnet.data.loader import test_loader as make_test_loader
+
+SIZES = [(10, 20)] * 7 + [(20, 10)] * 6
+
+
+def test_batches_hold_one_orientation_and_every_image_comes_equally_often():
+    batches = list(BatchSampler(SIZES, 4, seed=0, start=0, stop=13))
+    assert all(len({SIZES[i][1] > SIZES[i][0] for _, i in batch}) == 1 for batch in batches)
+    counts = Counter(i for batch in batches for _, i in batch)
+    assert set(counts.values()) <= {3, 4, 5}
+
+
+def test_training_can_start_anywhere_in_the_same_order():
+    whole = list(BatchSampler(SIZES, 4, seed=3, start=0, stop=20))
+    assert list(BatchSampler(SIZES, 4, seed=3, start=8, stop=20)) == whole[8:]
+    assert list(BatchSampler(SIZES, 4, seed=4, start=0, stop=20)) != whole
+
+
+def test_ranks_share_a_batch_without_overlap():
+    whole = list(BatchSampler(SIZES, 4, seed=0, start=0, stop=5))
+    parts = [list(BatchSampler(SIZES, 4, seed=0, start=0, stop=5, rank=r, world_size=2)) for r in (0, 1)]
+    for batch, a, b in zip(whole, *parts, strict=True):
+        assert sorted(batch) == sorted(a + b)
+        assert len(a) == len(b)
+    with pytest.raises(ValueError, match=r"batch_size 4 over 3"):
+        BatchSampler(SIZES, 4, seed=0, start=0, stop=5, world_size=3)
+
+
+def test_seeds_differ_by_image_and_epoch():
+    seeds = {image_seed(0, epoch, index) for epoch in range(10) for index in range(50)}
+    assert len(seeds) == 500
+    assert min(seeds) >= 0
+
+
+def test_workers_change_nothing(make_config):
+    config = make_config("data.augment.photometric=0.3", "data.augment.crop_size=[48, 64]")
+    data = open_train_dataset(config.data)
+    runs = []
+    for workers in (0, 2):
+        changed = config.data.model_copy(update={"num_workers": workers})
+        runs.append(list(train_loader(data, changed, batch_size=2, seed=1, start=0, stop=3)))
+    for a, b in zip(*runs, strict=True):
+        assert torch.equal(a.images, b.images)
+        assert torch.equal(a.target.instance_map, b.target.instance_map)
+        assert a.file_names == b.file_names
+
+
+def test_a_batch_pads_with_nothing(dataset):
+    small, large = dataset[0], dataset[1]
+    cut = type(small)(small.image[:40, :50], small.segment_map[:40, :50], small.classes, small.is_crowd, 0, "cut")
+    batch = collate([(cut, 1), (large, 2)], 3, 32)
+    assert batch.images.shape == (2, 3, 64, 96)
+    assert batch.image_sizes.tolist() == [[40, 50], [64, 96]]
+    assert not batch.images[0, :, 40:].any()
+    assert (batch.target.semantic_map[0, :, 50:] == 255).all()
+    assert not batch.target.instance_map[0, 40:].any()
+    assert (batch.target.labels > 0).sum(1).tolist() == [
+        len(np.unique(cut.segment_map[np.isin(cut.segment_map, np.flatnonzero(cut.classes >= 3) + 1)])),
+        int((large.classes >= 3).sum()),
+    ]
+
+
+def test_the_test_loader_sees_every_image_once_over_any_number_of_ranks(config, dataset):
+    for world_size in (1, 3):
+        ids = [
+            i
+            for rank in range(world_size)
+            for batch in make_test_loader(dataset, config.data, batch_size=3, rank=rank, world_size=world_size)
+            for i in batch.image_ids
+        ]
+        assert sorted(ids) == list(range(len(dataset)))
+
+
+def test_inference_input_resizes_by_the_configured_rule(make_config):
+    config = make_config("data.test_short_side=48", "data.test_max_side=80")
+    batch = InferenceInput(config.data)([np.zeros((100, 300, 3), np.uint8), np.zeros((96, 96, 3), np.uint8)])
+    assert batch.network_sizes == [(27, 80), (48, 48)]
+    assert batch.original_sizes == [(100, 300), (96, 96)]
+    assert batch.images.shape == (2, 3, 64, 96)
+
+
+def test_config_categories_must_be_those_of_the_data(make_config):
+    rows = [{"id": 1, "name": "sky", "isthing": 0}]
+    with pytest.raises(ValueError, match="no such id"):
+        open_train_dataset(make_config(f"data.categories={rows}").data)
+
+
+def test_the_loader_is_endless(config, dataset):
+    batches = islice(train_loader(dataset, config.data, batch_size=4, seed=0, start=0, stop=10**6), 9)
+    assert sum(len(b) for b in batches) == 36

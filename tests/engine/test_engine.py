@@ -1,0 +1,192 @@
+"""Training, checkpoints and evaluation as a whole, on a model that takes milliseconds."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from upsnet.data.loader import open_dataset
+from upsnet.engine.checkpoint import Checkpoint, load_checkpoint, load_weights, save_checkpoint
+from upsnet.engine.evaluate import evaluate, headline
+from upsnet.engine.optim import autocast_dtype, build_optimizer, learning_rate
+from upsnet.engine.train import Trainer
+from upsnet.models.build import build_model
+
+CPU = torch.device("cpu")
+
+
+def lines(folder):
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "images_per_s"} for row in rows]
+
+
+@pytest.fixture
+def finished(config, tmp_path):
+    """A whole run, and its folder."""
+    Trainer(config, tmp_path / "run", CPU).run()
+    return tmp_path / "run"
+
+
+def test_a_run_leaves_its_folder(finished, config):
+    assert {p.name for p in finished.iterdir()} == {
+        "config.yaml", "model.pt", "last.pt", "metrics.json", "metrics.jsonl", "tensorboard",
+    }  # fmt: skip
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert set(metrics) == {"panoptic", "semantic", "instance", "iteration"}
+    assert lines(finished)[-1]["pq"] == metrics["panoptic"]["All"]["pq"]
+    checkpoint = load_checkpoint(finished / "model.pt")
+    assert checkpoint.config == config
+    assert checkpoint.training is None
+    assert (finished / "model.pt").stat().st_size < (finished / "last.pt").stat().st_size
+
+
+def test_resume_after_a_kill_equals_the_run_that_was_not_killed(finished, config, tmp_path, monkeypatch):
+    def killed(self, *args):
+        raise KeyboardInterrupt
+
+    other = tmp_path / "other"
+    with monkeypatch.context() as patch:
+        step, count = Trainer._step, iter(range(100))
+        patch.setattr(Trainer, "_step", lambda *a: killed(*a) if next(count) == 4 else step(*a))
+        with pytest.raises(KeyboardInterrupt):
+            Trainer(config, other, CPU).run()
+    assert load_checkpoint(other / "last.pt").training["iteration"] == 3
+    Trainer(config, other, CPU, resume=True).run()
+    expected = {row["iteration"]: row for row in lines(finished) if row["iteration"] > 4}
+    assert expected == {row["iteration"]: row for row in lines(other) if row["iteration"] > 4}
+    ours, theirs = (load_checkpoint(folder / "last.pt").weights for folder in (other, finished))
+    assert all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+def test_resume_refuses_another_config_and_a_new_run_an_old_folder(finished, make_config):
+    with pytest.raises(ValueError, match=r"train.lr is 0.5, expected 0.02"):
+        Trainer(make_config("train.lr=0.5"), finished, CPU, resume=True)
+    with pytest.raises(FileExistsError, match="--resume"):
+        Trainer(make_config(), finished, CPU)
+
+
+def test_init_takes_the_weights(finished, config, tmp_path, make_config):
+    trainer = Trainer(config, tmp_path / "next", CPU, init=finished / "model.pt")
+    expected = load_checkpoint(finished / "model.pt").weights
+    assert all(torch.equal(v, expected[k]) for k, v in trainer.model.state_dict().items())
+    with pytest.raises(ValueError, match="belongs to another model"):
+        Trainer(make_config("model.fpn_channels=8"), tmp_path / "next", CPU, init=finished / "model.pt")
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_images_and_terms(make_config, tmp_path):
+    trainer = Trainer(make_config("train.checkpoint_every=1"), tmp_path, CPU)
+    with torch.no_grad():
+        trainer.model.semantic_head.score.bias.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match=r"iteration 0: .*loss_semantic=nan.*images 0000\d\d\.png") as error:
+        trainer.run()
+    assert "loss_rpn" not in str(error.value)
+    assert not (tmp_path / "last.pt").exists(), "a poisoned model is not saved"
+
+
+def test_accumulation_equals_one_large_batch(make_config, tmp_path):
+    options = ("model.backbone.norm=frozen_bn", "train.warmup_iterations=0", "train.momentum=0", "train.iterations=1")
+    grown = []
+    for name, batch_size, accumulate in (("a", 4, 1), ("b", 2, 2)):
+        config = make_config(*options, f"train.batch_size={batch_size}", f"train.accumulate={accumulate}")
+        trainer = Trainer(config, tmp_path / name, CPU)
+        trainer.run()
+        grown.append(trainer.model.state_dict())
+    for key, value in grown[0].items():
+        torch.testing.assert_close(value, grown[1][key], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("heads", ["semantic", "instance"])
+def test_one_head_alone_runs_to_the_end(make_config, tmp_path, heads):
+    metrics = Trainer(make_config(f"model.heads={heads}", "train.iterations=2"), tmp_path, CPU).run()
+    assert metrics["panoptic"] is None
+    assert headline(metrics)[0] == {"semantic": "mIoU", "instance": "AP"}[heads]
+
+
+def test_four_images_can_be_learnt_by_heart(make_config, tmp_path):
+    """The whole path is right if it can: PQ above 90 on its own four training images."""
+    same = "{format: shapes, num_images: 4, image_size: [64, 64], seed: 4}"
+    config = make_config(
+        f"data.train={same}",
+        f"data.val={same}",
+        "data.augment.flip=none",
+        "model.backbone.width=16",
+        "model.fpn_channels=32",
+        "model.instance.roi_samples=32",
+        "loss.semantic_roi=0",
+        "train.iterations=260",
+        "train.batch_size=4",
+        "train.lr=0.05",
+        "train.warmup_iterations=20",
+        "train.evaluate_every=260",
+        "train.checkpoint_every=260",
+        "evaluate.instance=false",
+        "evaluate.panels=0",
+    )
+    metrics = Trainer(config, tmp_path, CPU).run()
+    assert metrics["panoptic"]["All"]["pq"] > 90
+
+
+def test_evaluation_of_one_checkpoint_is_the_same_at_any_batch_size(finished, make_config):
+    checkpoint = load_checkpoint(finished / "model.pt")
+    data = open_dataset(checkpoint.config.data.val, checkpoint.categories)
+    found = [
+        evaluate(checkpoint.build(), data, make_config(f"evaluate.batch_size={n}"), CPU, progress=False) for n in (1, 3)
+    ]
+    assert found[0]["panoptic"]["All"]["pq"] == pytest.approx(found[1]["panoptic"]["All"]["pq"], abs=0.5)
+    assert found[0]["panoptic"]["All"]["pq"] == pytest.approx(checkpoint.metrics["panoptic"]["All"]["pq"], abs=0.5)
+
+
+def test_checkpoints_of_others_are_refused(tmp_path, model, config, dataset):
+    torch.save({"state_dict": {}}, tmp_path / "foreign.pt")
+    (tmp_path / "text.pt").write_text("hello")
+    torch.save({"format": print}, tmp_path / "code.pt")
+    for name in ("foreign.pt", "text.pt", "code.pt"):
+        with pytest.raises(ValueError, match=name):
+            load_checkpoint(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match=r"none\.pt"):
+        load_checkpoint(tmp_path / "none.pt")
+    save_checkpoint(tmp_path / "a.pt", Checkpoint(config, dataset.categories, model.state_dict()))
+    changed = replace(load_checkpoint(tmp_path / "a.pt"), weights={"x": torch.zeros(1)})
+    with pytest.raises(ValueError, match="belongs to another model"):
+        changed.build()
+    with pytest.raises(ValueError, match="the first is"):
+        load_weights(model, {}, source="x")
+
+
+def test_the_learning_rate_follows_its_schedule(make_config):
+    rates = {}
+    for schedule in ("step", "poly", "cosine"):
+        config = make_config(
+            f"train.schedule={schedule}", "train.iterations=100", "train.lr=1", "train.warmup_iterations=10",
+            "train.steps=[50, 80]",
+        ).train  # fmt: skip
+        rates[schedule] = [learning_rate(config, i) for i in range(100)]
+        assert rates[schedule][0] == pytest.approx(0.1)
+    assert [rates["step"][i] for i in (10, 49, 50, 80)] == pytest.approx([1, 1, 0.1, 0.01])
+    assert rates["poly"][50] == pytest.approx(0.5**0.9)
+    assert rates["cosine"][50] == pytest.approx(0.5)
+
+
+def test_weights_decay_and_biases_do_not(model, make_config):
+    for name in ("sgd", "adamw"):
+        optimizer = build_optimizer(model, make_config(f"train.optimizer={name}").train)
+        decayed, free = optimizer.param_groups
+        assert decayed["weight_decay"] == 1e-4
+        assert free["weight_decay"] == 0
+        assert all(p.ndim > 1 for p in decayed["params"])
+        assert len(decayed["params"]) + len(free["params"]) == len(list(model.parameters()))
+
+
+def test_precision_is_bf16_only_where_it_is_native():
+    assert autocast_dtype("fp32", CPU) is None
+    assert autocast_dtype("bf16", CPU) is torch.bfloat16
+    assert autocast_dtype("auto", CPU) in (None, torch.bfloat16)
+
+
+def test_models_of_one_seed_are_equal(config, dataset):
+    states = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        states.append(build_model(config, dataset.categories).state_dict())
+    assert all(torch.equal(v, states[1][k]) for k, v in states[0].items())

@@ -1,0 +1,105 @@
+"""The operators against torchvision and against slow, obvious versions."""
+
+import pytest
+import torch
+from torchvision.ops import box_iou, nms, roi_align
+
+from upsnet.ops import boxes as B
+from upsnet.ops.nms import nms_mask
+from upsnet.ops.roi_align import FeatureLayout, assign_levels
+from upsnet.ops.roi_align import roi_align as our_roi_align
+from upsnet.ops.sampling import hashed_uniform, sample_ranked
+
+
+def random_boxes(count, size=100.0, generator=None):
+    corner = torch.rand(count, 2, generator=generator) * size
+    return torch.cat([corner, corner + torch.rand(count, 2, generator=generator) * size / 2 + 0.1], 1)
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+def test_decoding_inverts_encoding(generator):
+    anchors, boxes = random_boxes(50, generator=generator), random_boxes(50, generator=generator)
+    weights = (10.0, 10.0, 5.0, 5.0)
+    torch.testing.assert_close(B.decode_boxes(B.encode_boxes(boxes, anchors, weights), anchors, weights), boxes)
+    assert B.decode_boxes(torch.full((1, 4), 1e9), anchors[:1], weights).isfinite().all()
+
+
+def test_overlap_is_iou_and_for_crowds_the_covered_share(generator):
+    truth, boxes = random_boxes(6, generator=generator), random_boxes(40, generator=generator)
+    crowd = torch.tensor([False, True] * 3)
+    found = B.pairwise_overlap(truth[None], boxes[None], crowd[None])[0]
+    torch.testing.assert_close(found[::2], box_iou(truth, boxes)[::2])
+    inter = (torch.minimum(truth[1, 2:], boxes[:, 2:]) - torch.maximum(truth[1, :2], boxes[:, :2])).clamp(min=0).prod(1)
+    torch.testing.assert_close(found[1], inter / B.box_area(boxes))
+    assert not B.pairwise_overlap(torch.zeros(1, 2, 4), boxes[None], crowd[None, :2]).isnan().any()
+
+
+def test_clipping_uses_each_image_its_own_size():
+    boxes = torch.tensor([[[-5.0, -5, 500, 500]], [[-5.0, -5, 500, 500]]])
+    clipped = B.clip_boxes(boxes, torch.tensor([[10, 20], [30, 40]]))
+    assert clipped.tolist() == [[[0, 0, 20, 10]], [[0, 0, 40, 30]]]
+
+
+def test_nms_rows_equal_torchvision_and_padding_takes_no_part(generator):
+    rows = torch.stack([random_boxes(60, 60, generator) for _ in range(3)])
+    rows[1, 40:] = 0
+    keep = nms_mask(rows, 0.4)
+    for row, solid in zip(range(3), (60, 40, 60), strict=True):
+        expected = torch.zeros(solid, dtype=torch.bool)
+        expected[nms(rows[row, :solid], torch.arange(solid, 0, -1).float(), 0.4)] = True
+        assert torch.equal(keep[row, :solid], expected)
+    torch.library.opcheck(nms_mask, (rows, 0.4))
+
+
+def test_roi_align_equals_torchvision_on_every_level_with_gradients(generator):
+    strides = (4, 8, 16)
+    levels = [torch.randn(2, 5, 64 // s * 4, 96 // s * 4, generator=generator, requires_grad=True) for s in strides]
+    boxes = torch.stack([random_boxes(30, 250, generator) for _ in range(2)])
+    boxes[0, 0] = torch.tensor([-40.0, -30, 500, 600])  # far outside
+    boxes[0, 1] = torch.tensor([10.0, 10, 10.5, 10.2])  # smaller than a cell
+    which = assign_levels(boxes, 100, len(levels))
+    assert set(which.flatten().tolist()) == {0, 1, 2}
+    found = our_roi_align(FeatureLayout.of(levels, strides), boxes, 7, which)
+    expected = torch.zeros_like(found)
+    for number, (level, stride) in enumerate(zip(levels, strides, strict=True)):
+        image, roi = (which == number).nonzero(as_tuple=True)
+        rois = torch.cat([image[:, None].float(), boxes[image, roi]], 1)
+        pooled = roi_align(level, rois, 7, 1 / stride, sampling_ratio=2, aligned=True)
+        expected = expected.index_put((image * boxes.shape[1] + roi,), pooled)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    weight = torch.randn(found.shape, generator=generator)
+    ours = torch.autograd.grad((found * weight).sum(), levels)
+    theirs = torch.autograd.grad((expected * weight).sum(), levels)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_levels_follow_the_size_of_the_box():
+    boxes = torch.tensor([[0, 0, s, s] for s in (1.0, 111, 112, 224, 448, 5000)])
+    assert assign_levels(boxes, 224, 4).tolist() == [0, 0, 1, 2, 3, 3]
+    assert assign_levels(torch.zeros(1, 4), 224, 4).tolist() == [0]
+
+
+def test_hashed_numbers_are_uniform_and_independent():
+    seeds = torch.tensor([1, 2, 2**62 + 1, 1])
+    values = hashed_uniform(seeds, 1, 100_000)
+    assert torch.equal(values[0], values[3])
+    assert values.min() >= 0
+    assert values.max() < 1
+    assert (values.mean(1) - 0.5).abs().max() < 0.005
+    assert torch.corrcoef(values[:3])[0, 1:].abs().max() < 0.02
+    other = hashed_uniform(seeds, 2, 100_000)
+    assert torch.corrcoef(torch.stack([values[0], other[0]]))[0, 1].abs() < 0.02
+    assert torch.corrcoef(torch.stack([values[0, :-1], values[0, 1:]]))[0, 1].abs() < 0.02
+    assert torch.equal(values[:, :10], hashed_uniform(seeds, 1, 10))
+
+
+def test_sampling_takes_candidates_only():
+    indices, taken = sample_ranked(torch.tensor([[0.5, -1, 0.9, -1], [-1, -1, -1, 0.1]]), 3)
+    assert taken.tolist() == [[True, True, False], [True, False, False]]
+    assert indices[0, :2].tolist() == [2, 0]
+    assert indices[1, 0] == 3
