@@ -1,15 +1,18 @@
 """Small things that many tests need: a config and a model that run in milliseconds, and real data if it is there."""
 
+import importlib.util
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
+from upsnet import errors
 from upsnet.config import Config, parse_config
 from upsnet.data.loader import collate, open_dataset
+from upsnet.engine.checkpoint import Checkpoint, save_checkpoint
 from upsnet.models.build import build_model
 
 ROOT = Path(__file__).parents[1]
@@ -91,15 +94,39 @@ def batch(dataset):
 
 
 @pytest.fixture
-def run_tool():
-    """Runs `tools/NAME.py` as a user does; returns the finished process."""
+def run_tool(monkeypatch, capfd):
+    """Runs `tools/NAME.py` (or another script) in this process; gives exit code, standard output and errors."""
 
-    def run(name: str, *args: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(ROOT / "tools" / f"{name}.py"), *map(str, args)]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
-        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
+    def run(name: str, *args: object) -> tuple[int, str, str]:
+        path = ROOT / (name if name.endswith(".py") else f"tools/{name}.py")
+        spec = importlib.util.spec_from_file_location(path.stem + "_tool", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        monkeypatch.setattr(sys, "argv", [str(path), *map(str, args)])
+        capfd.readouterr()
+        try:
+            errors.run_tool(module.main)
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return code, *capfd.readouterr()
 
     return run
+
+
+@pytest.fixture
+def tiny_yaml(tmp_path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY))
+    return path
+
+
+@pytest.fixture
+def checkpoint(tmp_path, model, config, dataset) -> Path:
+    """An untrained model's file."""
+    path = tmp_path / "checkpoint" / "model.pt"
+    save_checkpoint(path, Checkpoint(config, dataset.categories, model.state_dict()))
+    return path
 
 
 @pytest.fixture(scope="session")

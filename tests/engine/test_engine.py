@@ -30,7 +30,7 @@ def finished(config, tmp_path):
 
 def test_a_run_leaves_its_folder(finished, config):
     assert {p.name for p in finished.iterdir()} == {
-        "config.yaml", "model.pt", "last.pt", "metrics.json", "metrics.jsonl", "tensorboard",
+        "comparison.jpg", "config.yaml", "model.pt", "last.pt", "metrics.json", "metrics.jsonl", "tensorboard",
     }  # fmt: skip
     metrics = json.loads((finished / "metrics.json").read_text())
     assert set(metrics) == {"panoptic", "semantic", "instance", "iteration"}
@@ -112,14 +112,15 @@ def test_four_images_can_be_learnt_by_heart(make_config, tmp_path):
         "data.augment.flip=none",
         "model.backbone.width=16",
         "model.fpn_channels=32",
-        "model.instance.roi_samples=32",
+        "model.instance.mask_channels=32",
         "loss.semantic_roi=0",
-        "train.iterations=260",
+        "train.optimizer=adamw",
+        "train.lr=0.003",
+        "train.iterations=240",
         "train.batch_size=4",
-        "train.lr=0.05",
         "train.warmup_iterations=20",
-        "train.evaluate_every=260",
-        "train.checkpoint_every=260",
+        "train.evaluate_every=240",
+        "train.checkpoint_every=240",
         "evaluate.instance=false",
         "evaluate.panels=0",
     )

@@ -119,11 +119,12 @@ def write_random(rng, folder, images):
         writer.close()
 
 
-def peer(folder):
-    """Sums per category by cityscapesscripts."""
-    gt, pred = (PanopticJson(folder / f"{name}.json") for name in ("gt", "pred"))
+def peer_scores(truth_json, predicted_json):
+    """Sums per category id by cityscapesscripts."""
+    gt = PanopticJson(truth_json)
+    pred = PanopticJson(predicted_json, categories=gt.categories)
     pairs = [(gt.annotations[i], pred.annotations[i]) for i in gt.annotations]
-    rows = {c["id"]: c for c in CATEGORIES.to_json()}
+    rows = {c["id"]: c for c in gt.categories.to_json()}
     with contextlib.redirect_stdout(io.StringIO()):
         return pq_compute_single_core(0, pairs, str(gt.png_dir), str(pred.png_dir), rows).pq_per_cat
 
@@ -133,7 +134,7 @@ def test_random_data_sets_score_as_cityscapesscripts_does(tmp_path, seed):
     write_random(np.random.default_rng(seed), tmp_path, images=12)
     metrics, reports = evaluate_files(tmp_path / "gt.json", tmp_path / "pred.json", progress=False)
     assert not reports
-    expected = peer(tmp_path)
+    expected = peer_scores(tmp_path / "gt.json", tmp_path / "pred.json")
     for category in CATEGORIES.categories:
         ours, theirs = metrics["panoptic"]["per_class"][str(category.id)], expected[category.id]
         assert (ours["tp"], ours["fp"], ours["fn"]) == (theirs.tp, theirs.fp, theirs.fn)
@@ -151,7 +152,7 @@ def change(path, edit):
     [
         (lambda d: d["annotations"].pop(0), "no prediction for 1 of 2 images, the first is 0.png"),
         (lambda d: d["annotations"][0]["segments_info"].pop(), r"0\.png: segment id \d+ is not in"),
-        (lambda d: d["annotations"][0]["segments_info"][0].update(category_id=1), "category_id 1, which is not"),
+        (lambda d: d["annotations"][0]["segments_info"][0].update(category_id=1), "category_id 1, not among"),
         (
             lambda d: d["annotations"][0]["segments_info"].append({"id": 7, "category_id": 2}),
             r"segment id 7 has no pixel",

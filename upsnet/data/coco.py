@@ -67,8 +67,8 @@ class PanopticJson:
         for segment in row["segments_info"]:
             if segment.get("category_id") not in self.categories.channels:
                 raise ValueError(
-                    f"{self.path}: segment {segment.get('id')} of {name!r} has category_id {segment.get('category_id')}, "
-                    f"which is not among the {len(self.categories)} categories"
+                    f"{self.path}: segment {segment.get('id')} of {name!r} has "
+                    f"category_id {segment.get('category_id')}, not among the {len(self.categories)} categories"
                 )
             if segment.get("id", 0) in seen:
                 raise ValueError(

@@ -10,8 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import yaml
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -42,7 +45,7 @@ class _Interval:
         self.steps.append((iteration, batch.file_names, {k: v.detach() for k, v in losses.items()}))
 
     def read(self) -> dict[str, float]:
-        """Means over the interval.
+        """Means over the interval and all processes.
 
         Raises:
             FloatingPointError: a loss was not finite; names the iteration, the images and the terms.
@@ -57,7 +60,8 @@ class _Interval:
                     "Lower train.lr, set train.clip_gradient, or look at these images"
                 )
         self.steps.clear()
-        return dict(zip(names, table.mean(0).tolist(), strict=True))
+        means = np.mean(distributed.gather(table.mean(0).numpy()), axis=0)
+        return dict(zip(names, means.tolist(), strict=True))
 
 
 def _finite(value: float) -> bool:
@@ -180,24 +184,27 @@ class Trainer:
         metrics = evaluate(self.model, self.val_set, self.config, self.device)
         name, value = headline(metrics)
         if self.is_main:
-            pictures = self._pictures()
-            log.evaluation(self.iteration, metrics, grid(pictures) if pictures else None)
+            panel = self._panel()
+            log.evaluation(self.iteration, metrics, panel)
             if value > self.best:
                 save_checkpoint(self.output / "model.pt", self._checkpoint(metrics))
                 write_json(self.output / "metrics.json", {**metrics, "iteration": self.iteration})
+                if panel is not None:
+                    with atomic_path(self.output / "comparison.jpg") as path:
+                        Image.fromarray(panel).save(path, quality=92)
             log.bar.write(f"{name} {value:.2f} (best {max(value, self.best):.2f})")
         self.best = max(value, self.best)
         return metrics
 
-    def _pictures(self) -> list[Any]:
-        """Predictions beside truth for the first validation images."""
+    def _panel(self) -> npt.NDArray[np.uint8] | None:
+        """Predictions beside truth for the first validation images, in one picture."""
         predictor = PanopticPredictor(self.model, self.categories, InferenceInput(self.config.data), self.device)
         pictures = []
         for index in range(min(self.config.evaluate.panels, len(self.val_set))):
             sample = self.val_set[index]
             pictures.append(comparison(sample.image, predictor(sample.image), sample, self.categories))
         self.model.train()
-        return pictures
+        return grid(pictures) if pictures else None
 
     def _checkpoint(self, metrics: dict[str, Any] | None) -> Checkpoint:
         return Checkpoint(self.config, self.categories, self.model.state_dict(), metrics)

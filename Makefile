@@ -1,0 +1,45 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: setup demo test test-slow lint types check format clean
+
+setup: $(VENV)/.done
+
+$(VENV)/.done: requirements.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: setup
+	rm -rf runs/demo
+	$(BIN)/python tools/train.py --config configs/shapes_r18.yaml --output runs/demo
+	$(BIN)/python tools/evaluate.py --checkpoint runs/demo/model.pt --output runs/demo
+	$(BIN)/python datasets/prepare_shapes.py --output runs/demo/images --split val --num-images 8 --seed 1
+	$(BIN)/python tools/predict.py --checkpoint runs/demo/model.pt --input runs/demo/images/val --output runs/demo/overlays
+	$(BIN)/python tools/export.py --checkpoint runs/demo/model.pt --format checkpoint --output runs/demo/exported.pt
+
+test: setup
+	$(BIN)/python -m pytest
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+check: lint types test
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build *.egg-info
