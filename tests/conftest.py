@@ -24,7 +24,7 @@ TINY = {
         "num_workers": 0,
     },
     "model": {
-        "backbone": {"name": "resnet18", "width": 8, "norm": "bn", "freeze_at": 0},
+        "backbone": {"name": "resnet18", "width": 16, "norm": "bn", "freeze_at": 0},
         "fpn_channels": 16,
         "semantic": {"num_layers": 2, "channels": 16},
         "rpn": {

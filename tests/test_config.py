@@ -17,6 +17,7 @@ def test_every_config_file_loads_and_survives_a_round_trip(path):
     ("override", "parts"),
     [
         ("model.backbone.widht=3", ["model.backbone.widht", "width"]),
+        ("model.backbone.width=8", ["model.backbone.width", "greater than or equal to 16"]),
         ("modle.x=1", ["modle", "model"]),
         ("train.lr=-1", ["train.lr", "-1", "greater than 0"]),
         ("model.heads=all", ["model.heads", "'both', 'semantic' or 'instance'"]),
@@ -33,6 +34,11 @@ def test_a_wrong_key_or_value_is_one_line_with_the_remedy(override, parts):
     text = str(error.value)
     assert "\n" not in text
     assert all(part in text for part in parts), text
+
+
+def test_a_model_that_nothing_can_judge_is_refused():
+    with pytest.raises(ValueError, match=r"a.yaml: model.heads=instance .* evaluate.instance=true"):
+        parse_config(TINY, ["model.heads=instance", "evaluate.instance=false"], source="a.yaml")
 
 
 def test_a_missing_key_is_named():

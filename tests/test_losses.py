@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from upsnet import losses as L
+from upsnet.data.categories import IGNORE_LABEL
 from upsnet.models.matching import mask_targets, match, semantic_targets
-from upsnet.structures import IGNORE_LABEL, PanopticTarget
+from upsnet.structures import PanopticTarget
 
 
 def target(boxes, labels, crowd, instance_map, semantic_map=None):

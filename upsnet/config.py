@@ -84,7 +84,8 @@ class BackboneConfig(_Section):
     """ResNet. `weights`: a torchvision name (IMAGENET1K_V1) or a file with torchvision's names; None: random."""
 
     name: Literal["resnet18", "resnet34", "resnet50", "resnet101"] = "resnet50"
-    width: PositiveInt = 64
+    width: Annotated[int, Field(ge=16, multiple_of=16)] = 64
+    """Of the stem. Below 16 channels oneDNN's gradient of a strided 1x1 convolution crashes (torch 2.15, CPU)."""
     norm: Literal["frozen_bn", "bn", "gn"] = "frozen_bn"
     freeze_at: Annotated[int, Field(ge=0, le=5)] = 2
     """0: nothing is frozen; 1: the stem; n: also the stages up to res-n."""
@@ -234,6 +235,12 @@ class Config(_Section):
     train: TrainConfig
     evaluate: EvaluateConfig = EvaluateConfig()
 
+    @model_validator(mode="after")
+    def _check(self) -> Config:
+        if self.model.heads == "instance" and not self.evaluate.instance:
+            raise ValueError("model.heads=instance can only be judged by AP: it needs evaluate.instance=true")
+        return self
+
     def dump(self) -> dict[str, Any]:
         """Plain values, every default filled in; `parse_config` takes them back."""
         return self.model_dump(mode="json", by_alias=True)
@@ -295,7 +302,7 @@ def _explain(error: ValidationError) -> str:
     if problem["type"] == "missing":
         return f"key {key!r} is missing, expected a value{more}"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"key {key!r} is {problem['input']!r}: {message}{more}"
+    return f"key {key!r} is {problem['input']!r}: {message}{more}" if key else f"{message}{more}"
 
 
 def _names_at(location: tuple[int | str, ...]) -> list[str]:

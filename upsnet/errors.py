@@ -11,7 +11,10 @@ def run_tool(main: Callable[[], None]) -> None:
     try:
         main()
     except (OSError, ValueError, FloatingPointError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        text = str(error).strip()
+        if text.startswith("Caught ") and "DataLoader worker" in text:  # torch wraps the worker's traceback in the text
+            text = text.splitlines()[-1].partition(": ")[2]
+        print(f"error: {' '.join(text.split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from upsnet.structures import IGNORE_LABEL
+from upsnet.data.categories import IGNORE_LABEL
 
 
 def image_mean(values: Tensor, weight: Tensor, count: Tensor | None = None) -> Tensor:
@@ -71,14 +71,14 @@ def mask_loss(logits: Tensor, targets: Tensor, is_positive: Tensor) -> Tensor:
     return image_mean(loss, is_positive[..., None, None])
 
 
-def pixel_loss(logits: Tensor, target: Tensor) -> Tensor:
+def pixel_loss(logits: Tensor, target: Tensor, ignore: int = IGNORE_LABEL) -> Tensor:
     """Cross-entropy over the labelled pixels of each image.
 
     Args:
-        logits: [B, C, H, W]; target: integer [B, H, W], `IGNORE_LABEL` where nothing is known.
+        logits: [B, C, H, W]; target: integer [B, H, W], `ignore` where nothing is known.
     """
-    loss = F.cross_entropy(logits.float(), target.long(), ignore_index=IGNORE_LABEL, reduction="none")
-    return image_mean(loss, target != IGNORE_LABEL)
+    loss = F.cross_entropy(logits.float(), target.long(), ignore_index=ignore, reduction="none")
+    return image_mean(loss, target != ignore)
 
 
 def roi_pixel_loss(logits: Tensor, target: Tensor, is_roi: Tensor) -> Tensor:

@@ -15,9 +15,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-IGNORE_LABEL = 255
-"""Semantic target of a pixel whose class is unknown (void truth, padding)."""
-
 
 @dataclass(frozen=True)
 class Sample:

@@ -32,7 +32,7 @@ def test_colours_are_distinct_for_133_classes():
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([], "no categories"),
+        ([], "0 categories"),
         ([ROWS[0], ROWS[0]], "id 7 stands more than once"),
         ([ROWS[0], {**ROWS[1], "name": "car"}], "name 'car' stands more than once"),
         ([{"id": 1, "name": "a"}], "'a' lacks isthing"),

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 
 from upsnet.data import transforms as T
+from upsnet.data.categories import IGNORE_LABEL
 from upsnet.data.shapes import Shapes
 from upsnet.data.targets import make_target, semantic_truth
-from upsnet.structures import IGNORE_LABEL, Sample
+from upsnet.structures import Sample
 
 
 def sample_of(ids, classes=(0, 3, 4)):

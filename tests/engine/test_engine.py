@@ -77,7 +77,7 @@ def test_init_takes_the_weights(finished, config, tmp_path, make_config):
 def test_a_loss_that_is_not_finite_stops_with_its_images_and_terms(make_config, tmp_path):
     trainer = Trainer(make_config("train.checkpoint_every=1"), tmp_path, CPU)
     with torch.no_grad():
-        trainer.model.semantic_head.score.bias.fill_(float("nan"))
+        trainer.model.semantic_head.score[0].bias.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match=r"iteration 0: .*loss_semantic=nan.*images 0000\d\d\.png") as error:
         trainer.run()
     assert "loss_rpn" not in str(error.value)
@@ -110,7 +110,6 @@ def test_four_images_can_be_learnt_by_heart(make_config, tmp_path):
         f"data.train={same}",
         f"data.val={same}",
         "data.augment.flip=none",
-        "model.backbone.width=16",
         "model.fpn_channels=32",
         "model.instance.mask_channels=32",
         "loss.semantic_roi=0",

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
+from upsnet.data.categories import IGNORE_LABEL
 from upsnet.data.shapes import CATEGORIES, Shapes
 from upsnet.data.targets import semantic_truth
 from upsnet.metrics.instance_ap import InstanceAP
 from upsnet.metrics.semantic_iou import SemanticIoU
-from upsnet.structures import IGNORE_LABEL
 
 
 def test_miou_by_hand():

@@ -27,7 +27,7 @@ def test_features_equal_torchvisions_with_its_weights_from_a_file(tmp_path, name
 
 
 def test_weights_that_do_not_fit_are_refused(tmp_path):
-    ours = ResNet("resnet18", width=8, norm="bn", freeze_at=0)
+    ours = ResNet("resnet18", width=16, norm="bn", freeze_at=0)
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match=r"other\.pth: does not fit resnet18"):
         load_backbone_weights(ours, "resnet18", str(tmp_path / "other.pth"))
@@ -40,7 +40,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
 
 @pytest.mark.parametrize("freeze_at", [0, 1, 2, 5])
 def test_frozen_parts_do_not_learn_and_do_not_track(freeze_at):
-    model = ResNet("resnet18", width=8, norm="bn", freeze_at=freeze_at).train()
+    model = ResNet("resnet18", width=16, norm="bn", freeze_at=freeze_at).train()
     parts = [model.conv1, model.layer1, model.layer2, model.layer3, model.layer4]
     trainable = [any(p.requires_grad for p in part.parameters()) for part in parts]
     assert trainable == [i >= freeze_at for i in range(5)]
@@ -53,9 +53,9 @@ def test_frozen_parts_do_not_learn_and_do_not_track(freeze_at):
 
 
 def test_frozen_norms_stay_frozen_and_group_norm_exists():
-    model = ResNet("resnet18", width=8).train()
+    model = ResNet("resnet18", width=16).train()
     norms = [m for m in model.modules() if isinstance(m, FrozenBatchNorm2d)]
     assert norms
     assert not any(m.training or m.weight.requires_grad for m in norms)
-    model = ResNet("resnet18", width=8, norm="gn", freeze_at=0)
-    assert model(torch.randn(1, 3, 64, 64))[3].shape == (1, 64, 2, 2)
+    model = ResNet("resnet18", width=16, norm="gn", freeze_at=0)
+    assert model(torch.randn(1, 3, 64, 64))[3].shape == (1, 128, 2, 2)

@@ -23,7 +23,7 @@ LOSSES = {
 def lively(model):
     """Random weights that detect something: prediction layers far from zero."""
     torch.manual_seed(1)
-    for layer in (model.instance_head.cls_score, model.semantic_head.score, model.instance_head.mask_score):
+    for layer in (model.instance_head.cls_score, *model.semantic_head.score, model.instance_head.mask_score):
         torch.nn.init.normal_(layer.weight, std=0.3)
     torch.nn.init.normal_(model.rpn.cls_logits.weight, std=0.1)
     return model
@@ -197,8 +197,8 @@ def test_the_panoptic_target_teaches_unknown_and_ignores_crowds(model):
     quarters = {0: wanted[0, :4, :4], 1: wanted[0, :4, 4:]}
     assert (quarters[kept_slot] == 3 + int(keep[0].nonzero())).all()
     assert (quarters[1 - kept_slot] == 3 + slots.shape[1]).all()
-    assert (wanted[0, 4:, :4] == 255).all(), "crowd"
-    assert (wanted[0, 4:, 4:6] == 255).all(), "void"
+    assert (wanted[0, 4:, :4] == -1).all(), "crowd"
+    assert (wanted[0, 4:, 4:6] == -1).all(), "void"
     assert (wanted[0, 4:, 6:] == 0).all()
 
 

@@ -19,6 +19,10 @@ from torch import Tensor
 Index = TypeVar("Index", int, Tensor, npt.NDArray[np.int64])
 
 
+IGNORE_LABEL = 255
+"""Semantic target of a pixel whose class is unknown (void truth, padding)."""
+
+
 @dataclass(frozen=True)
 class Category:
     """One class: the data set's id, its name, thing or stuff, and a colour for pictures."""
@@ -60,8 +64,8 @@ class CategorySet:
             twice = sorted({v for v in values if values.count(v) > 1})
             if twice:
                 raise ValueError(f"{source}: category {key} {twice[0]!r} stands more than once, expected each once")
-        if not categories:
-            raise ValueError(f"{source}: no categories")
+        if not 0 < len(categories) < IGNORE_LABEL:
+            raise ValueError(f"{source}: {len(categories)} categories, expected 1 to {IGNORE_LABEL - 1}")
         return cls(tuple(sorted(categories, key=lambda c: c.is_thing)))
 
     def to_json(self) -> list[dict[str, Any]]:

@@ -16,11 +16,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from upsnet.config import AugmentConfig, CocoConfig, DataConfig, ShapesConfig
 from upsnet.data import transforms as T
-from upsnet.data.categories import CategorySet
+from upsnet.data.categories import IGNORE_LABEL, CategorySet
 from upsnet.data.coco import CocoPanoptic
 from upsnet.data.shapes import Shapes
 from upsnet.data.targets import make_target
-from upsnet.structures import IGNORE_LABEL, PanopticBatch, PanopticTarget, Sample
+from upsnet.structures import PanopticBatch, PanopticTarget, Sample
 
 DATA_ROOT = "UPSNET_DATASETS"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from upsnet.data.categories import label_from_semantic
+from upsnet.data.categories import IGNORE_LABEL, label_from_semantic
 from upsnet.data.panoptic_png import segment_geometry
-from upsnet.structures import IGNORE_LABEL, PanopticTarget, Sample
+from upsnet.structures import PanopticTarget, Sample
 
 
 def make_target(sample: Sample, num_stuff: int, seed: int) -> PanopticTarget:

@@ -20,6 +20,7 @@ from upsnet.metrics.instance_ap import InstanceAP
 from upsnet.metrics.panoptic_quality import PanopticQuality, SegmentTable
 from upsnet.metrics.semantic_iou import SemanticIoU
 from upsnet.models.upsnet import UPSNet
+from upsnet.ops.boxes import scale_boxes
 from upsnet.ops.mask_paste import paste_masks
 from upsnet.structures import Detections, PanopticBatch, PanopticOutput
 
@@ -77,8 +78,7 @@ def _instance_masks(
     """Scores [n], labels [n] and masks bool [n, H, W] of one image's instance list at the image's own size."""
     assert found.mask_logits is not None
     valid = found.valid[row]
-    scale = [size[1] / network_size[1], size[0] / network_size[0]] * 2
-    boxes = found.boxes[row, valid] * found.boxes.new_tensor(scale)
+    boxes = scale_boxes(found.boxes[row, valid], network_size, size)
     x, y = (torch.arange(n, device=boxes.device) + 0.5 for n in (size[1], size[0]))
     logits, inside = paste_masks(found.mask_logits[row, valid], boxes, x, y)
     values = (found.scores[row, valid], found.labels[row, valid], inside & (logits > 0))
@@ -142,4 +142,4 @@ def headline(metrics: dict[str, Any]) -> tuple[str, float]:
         if metrics[section] is not None:
             value = metrics[section][key]
             return name, float(value["pq"] if section == "panoptic" else value)
-    raise ValueError("no metric applies: model.heads=instance needs evaluate.instance=true")
+    raise ValueError("no section of the metrics applies to this model")

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from upsnet.data.categories import CategorySet
-from upsnet.structures import IGNORE_LABEL
+from upsnet.data.categories import IGNORE_LABEL, CategorySet
 
 
 class SemanticIoU:

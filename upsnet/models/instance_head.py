@@ -17,7 +17,7 @@ from upsnet.ops.roi_align import FeatureLayout, assign_levels, roi_align
 from upsnet.ops.sampling import gather_rows, hashed_uniform, sample_ranked
 from upsnet.structures import Detections, PanopticTarget
 
-BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
+BOX_WEIGHTS = (10.0, 5.0)
 NEVER = float("-inf")
 
 

@@ -39,18 +39,20 @@ def conv_block(inputs: int, outputs: int, *, norm: str = "none", dilation: int =
     return nn.Sequential(conv, make_norm(norm, outputs), nn.ReLU(inplace=True))
 
 
-def init_conv(conv: nn.Conv2d | nn.ConvTranspose2d | nn.Linear) -> None:
+def init_conv(conv: nn.Conv2d | nn.ConvTranspose2d) -> None:
     """He-normal weights for a layer followed by ReLU, zero bias."""
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
 
 
-def init_normal(layer: nn.Conv2d | nn.Linear, std: float) -> None:
+def init_normal(layer: nn.Module, std: float) -> None:
     """Gaussian weights for a prediction layer, zero bias."""
-    nn.init.normal_(layer.weight, std=std)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
+    for name, parameter in layer.named_parameters():
+        if name == "bias":
+            nn.init.zeros_(parameter)
+        else:
+            nn.init.normal_(parameter, std=std)
 
 
 def zero_padding(images: Tensor, image_sizes: Tensor) -> Tensor:

@@ -8,13 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from upsnet.data.categories import semantic_from_label
+from upsnet.data.categories import IGNORE_LABEL, semantic_from_label
+from upsnet.ops.boxes import scale_boxes
 from upsnet.ops.panoptic_fusion import reference, streaming
 from upsnet.ops.sampling import gather_rows, hashed_uniform, sample_ranked
-from upsnet.structures import IGNORE_LABEL, Detections, PanopticOutput, PanopticTarget
+from upsnet.structures import Detections, PanopticOutput, PanopticTarget
 
 STRIDE = 4
 """Network-input pixels per cell of the semantic logits."""
+NOTHING = -1
+"""Panoptic target of a pixel that teaches nothing; `IGNORE_LABEL` could be a slot's channel."""
 
 
 def upsample_semantic(logits: Tensor, network_size: tuple[int, int], output_size: tuple[int, int]) -> Tensor:
@@ -85,18 +88,19 @@ class PanopticHead(nn.Module):
 
         Returns:
             logits [B, S + P + 1, h, w], and int64 [B, h, w]: stuff, S + p for a kept instance, S + P (unknown) for one
-            that was dropped, `IGNORE_LABEL` for void and crowds.
+            that was dropped, `NOTHING` for void and crowds.
         """
         boxes = gather_rows(truth.boxes, slots) / STRIDE
         labels = gather_rows(truth.labels, slots).clamp(min=1)
         volume = reference.panoptic_logits(semantic_logits.float(), boxes, labels, keep, mask_logits, self.num_stuff)
         middle = slice(STRIDE // 2, None, STRIDE)
         semantic, instance = truth.semantic_map[:, middle, middle], truth.instance_map[:, middle, middle].long()
-        channel = torch.where(truth.is_instance, self.num_stuff + slots.shape[1], IGNORE_LABEL)
+        channel = torch.where(truth.is_instance, self.num_stuff + slots.shape[1], NOTHING)
         position = self.num_stuff + torch.arange(slots.shape[1], device=slots.device).expand_as(slots)
         channel = channel.scatter(1, slots, position.where(keep, channel.gather(1, slots)))
         thing = channel.gather(1, (instance.flatten(1) - 1).clamp(min=0)).view_as(instance)
-        return volume, torch.where(instance > 0, thing, semantic.long())
+        stuff = semantic.long().masked_fill(semantic == IGNORE_LABEL, NOTHING)
+        return volume, torch.where(instance > 0, thing, stuff)
 
     def forward(
         self,
@@ -140,8 +144,7 @@ class PanopticHead(nn.Module):
             return (semantic[0].argmax(0) + 1).int()
         assert detections.mask_logits is not None
         one = slice(image, image + 1)
-        scale = [out / valid for out, valid in zip(output, network, strict=True)]
-        boxes = detections.boxes[one] * detections.boxes.new_tensor([scale[1], scale[0]] * 2)
+        boxes = scale_boxes(detections.boxes[one], network, output)
         num_stuff = self.num_stuff
         if semantic is None:  # The instance head alone: masks compete with a background of logit 0.
             num_stuff = 1

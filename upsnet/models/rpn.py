@@ -17,7 +17,7 @@ from upsnet.ops.nms import nms_mask
 from upsnet.ops.sampling import gather_rows, hashed_uniform, sample_ranked
 from upsnet.structures import PanopticTarget
 
-UNIT = (1.0, 1.0, 1.0, 1.0)
+UNIT = (1.0, 1.0)
 NEVER = float("-inf")
 
 

@@ -35,8 +35,8 @@ class DeformableBlock(nn.Module):
 class SemanticHead(nn.Module):
     """Convolutions shared over the levels, bilinear upsampling to 1/4 resolution, concatenation, 1x1 scores.
 
-    The 1x1 convolution is applied before the upsampling, level by level, and the results are added: the same
-    numbers as after it, for a fraction of the work.
+    The 1x1 convolution of the concatenation is one per level, applied before the upsampling, and the results are
+    added: the same numbers for a fraction of the work.
 
     Args:
         in_channels: of the pyramid.
@@ -63,14 +63,12 @@ class SemanticHead(nn.Module):
             self.layers = nn.Sequential(*(DeformableBlock(i, o, norm=norm) for i, o in pairs))
         else:
             self.layers = nn.Sequential(*(conv_block(i, o, norm=norm, dilation=dilation) for i, o in pairs))
-        self.score = nn.Conv2d(4 * channels, num_classes, 1)
-        init_normal(self.score, std=0.01)
+        self.score = nn.ModuleList(nn.Conv2d(channels, num_classes, 1, bias=level == 0) for level in range(4))
+        for score in self.score:
+            init_normal(score, std=0.01)
 
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
         """P2..P5 -> semantic logits float32 [B, S + T, H / 4, W / 4]."""
-        parts = self.score.weight.chunk(len(levels), dim=1)
-        logits = F.conv2d(self.layers(levels[0]), parts[0], self.score.bias).float()
-        for level, part in zip(levels[1:], parts[1:], strict=True):
-            scores = F.conv2d(self.layers(level), part).float()
-            logits = logits + F.interpolate(scores, size=logits.shape[-2:], mode="bilinear", align_corners=False)
-        return logits
+        first, *others = (score(self.layers(level)).float() for score, level in zip(self.score, levels, strict=True))
+        size = first.shape[-2:]
+        return first + sum(F.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in others)

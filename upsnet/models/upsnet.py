@@ -15,7 +15,7 @@ from upsnet.models.fpn import FPN
 from upsnet.models.instance_head import InstanceHead
 from upsnet.models.layers import zero_padding
 from upsnet.models.matching import mask_targets, semantic_targets
-from upsnet.models.panoptic_head import STRIDE, PanopticHead
+from upsnet.models.panoptic_head import NOTHING, STRIDE, PanopticHead
 from upsnet.models.rpn import RPN
 from upsnet.models.semantic_head import SemanticHead
 from upsnet.ops.roi_align import FeatureLayout, roi_align
@@ -138,7 +138,7 @@ class UPSNet(nn.Module):
         if with_panoptic:
             assert semantic_logits is not None
             inputs = self.panoptic_head.loss_inputs(semantic_logits, masks[:, count:], shown, keep, truth)
-            losses["loss_panoptic"] = pixel_loss(*inputs)
+            losses["loss_panoptic"] = pixel_loss(*inputs, ignore=NOTHING)
         return losses
 
     @torch.no_grad()

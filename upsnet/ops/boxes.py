@@ -11,25 +11,25 @@ MAX_LOG_SCALE = math.log(1000 / 16)
 """Cap of the decoded log width and height, so that an untrained head cannot overflow."""
 
 
-def encode_boxes(boxes: Tensor, anchors: Tensor, weights: tuple[float, float, float, float]) -> Tensor:
+def encode_boxes(boxes: Tensor, anchors: Tensor, weights: tuple[float, float]) -> Tensor:
     """Regression targets (dx, dy, dw, dh) that move `anchors` onto `boxes` (Girshick et al. 2014, app. C).
 
     Args:
         boxes, anchors: float32 [..., 4].
-        weights: factors on the four targets.
+        weights: factors on (dx, dy) and on (dw, dh).
     """
     size, anchor_size = (b[..., 2:] - b[..., :2] for b in (boxes, anchors))
     size, anchor_size = size.clamp(min=1e-3), anchor_size.clamp(min=1e-3)
     shift = ((boxes[..., :2] + boxes[..., 2:]) - (anchors[..., :2] + anchors[..., 2:])) / 2 / anchor_size
-    return torch.cat([shift, (size / anchor_size).log()], dim=-1) * boxes.new_tensor(weights)
+    return torch.cat([shift * weights[0], (size / anchor_size).log() * weights[1]], dim=-1)
 
 
-def decode_boxes(deltas: Tensor, anchors: Tensor, weights: tuple[float, float, float, float]) -> Tensor:
+def decode_boxes(deltas: Tensor, anchors: Tensor, weights: tuple[float, float]) -> Tensor:
     """Inverse of `encode_boxes`: float32 [..., 4]."""
-    deltas = deltas.float() / anchors.new_tensor(weights)
+    shift, growth = deltas[..., :2].float() / weights[0], deltas[..., 2:].float() / weights[1]
     size = anchors[..., 2:] - anchors[..., :2]
-    center = anchors[..., :2] + size / 2 + deltas[..., :2] * size
-    half = size * deltas[..., 2:].clamp(max=MAX_LOG_SCALE).exp() / 2
+    center = anchors[..., :2] + size / 2 + shift * size
+    half = size * growth.clamp(max=MAX_LOG_SCALE).exp() / 2
     return torch.cat([center - half, center + half], dim=-1)
 
 
@@ -37,6 +37,13 @@ def clip_boxes(boxes: Tensor, image_sizes: Tensor) -> Tensor:
     """Clips boxes [B, M, 4] to their images; `image_sizes` int64 [B, 2] is (H, W)."""
     limit = image_sizes.flip(-1).repeat(1, 2)[:, None].to(boxes)
     return boxes.clamp(min=0).minimum(limit)
+
+
+def scale_boxes(boxes: Tensor, source: tuple[int, int], target: tuple[int, int]) -> Tensor:
+    """Boxes [..., 4] of an image of size `source` = (H, W), in pixels of the same image at size `target`."""
+    vertical, horizontal = (new / old for new, old in zip(target, source, strict=True))
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    return torch.stack([x1 * horizontal, y1 * vertical, x2 * horizontal, y2 * vertical], dim=-1)
 
 
 def box_area(boxes: Tensor) -> Tensor:

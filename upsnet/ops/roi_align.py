@@ -61,11 +61,15 @@ def roi_align(
     """
     device, count = boxes.device, boxes.shape[1]
     points = output_size * sampling_ratio
-    heights, widths = (torch.tensor(v, device=device)[levels] for v in zip(*layout.sizes, strict=True))
-    scale = torch.tensor([1 / s for s in layout.strides], device=device)[levels]
-    cells = torch.tensor([layout.num_images * h * w for h, w in layout.sizes], device=device)
     image = torch.arange(layout.num_images, device=device)[:, None]
-    first = (cells.cumsum(0) - cells)[levels] + image * heights * widths
+    heights, widths, first = (torch.zeros_like(levels) for _ in range(3))
+    scale, start = torch.zeros_like(boxes[..., 0]), 0
+    for number, ((height, width), stride) in enumerate(zip(layout.sizes, layout.strides, strict=True)):
+        here = levels == number
+        heights, widths = heights.masked_fill(here, height), widths.masked_fill(here, width)
+        first, scale = first.masked_fill(here, start), scale.masked_fill(here, 1 / stride)
+        start += layout.num_images * height * width
+    first = first + image * heights * widths
     fraction = (torch.arange(points, device=device) + 0.5) / points
 
     def axis(low: Tensor, high: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
