@@ -26,6 +26,11 @@ def test_every_config_file_loads_and_survives_a_round_trip(path):
         ("train.iterations=soon", ["train.iterations", "soon", "integer"]),
         ("model.rpn.anchor_sizes=[[1], [2, 3]]", ["model.rpn", "equal length"]),
         ("seed", ["key=value"]),
+        ("train.steps=[1,2", ["train.steps", "not valid YAML"]),
+        ("train.steps=[5, 2]", ["train", "must increase"]),
+        ("data.coco=3", ["data.coco"]),
+        ("data.categories=[{id: 1, nam: x, isthing: 0}]", ["data.categories.0.name", "missing"]),
+        ("data.size_divisor=2", ["data.size_divisor"]),
     ],
 )
 def test_a_wrong_key_or_value_is_one_line_with_the_remedy(override, parts):

@@ -34,6 +34,12 @@ def test_sixteen_bits_are_cut_to_the_upper_eight(tmp_path):
     np.testing.assert_array_equal(read_image(path, apply_exif=False)[..., 0], (grey >> 8).astype(np.uint8))
 
 
+def test_wide_integers_of_eight_bits_stay_as_they_are(tmp_path):
+    path = tmp_path / "wide.tif"
+    Image.fromarray(RGB[..., 0].astype(np.int32)).save(path)
+    np.testing.assert_array_equal(read_image(path, apply_exif=False)[..., 1], RGB[..., 0])
+
+
 def test_exif_orientation_is_applied_only_when_asked_for(tmp_path):
     path = tmp_path / "turned.jpg"
     exif = Image.Exif()

@@ -5,7 +5,7 @@ import torch
 
 from upsnet import losses as L
 from upsnet.data.categories import IGNORE_LABEL
-from upsnet.models.matching import mask_targets, match, semantic_targets
+from upsnet.models.matching import crowd_share, mask_targets, match, semantic_targets
 from upsnet.structures import PanopticTarget
 
 
@@ -49,17 +49,19 @@ def test_box_losses_count_only_samples():
 
 
 def test_matching_with_crowds_and_empty_images():
+    ids = torch.zeros(2, 20, 40, dtype=torch.int32)
+    ids[0, :10, :10], ids[0, :, 20:30] = 1, 2  # the crowd fills the left half of its box
     truth = target(
         [[[0, 0, 10, 10], [20, 0, 40, 20]], [[0, 0, 0, 0]] * 2],
         [[1, 1], [0, 0]],
         [[False, True], [False, False]],
-        [[[0]], [[0]]],
+        ids.tolist(),
     )
-    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 4], [25, 5, 35, 15], [50, 50, 60, 60]])
-    found = match(truth, boxes[None].expand(2, -1, -1), torch.ones(2, 4, dtype=torch.bool))
-    torch.testing.assert_close(found.iou, torch.tensor([[1.0, 0.4, 0, 0], [-1] * 4]))
-    assert found.is_ignored.tolist() == [[False, False, True, False], [False] * 4]
-    assert found.is_best.tolist() == [[True, False, False, False], [False] * 4]
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 4], [21, 5, 31, 15], [30, 5, 38, 15], [-9, -9, 0, 0]])
+    found = match(truth, boxes[None].expand(2, -1, -1))
+    torch.testing.assert_close(found.iou, torch.tensor([[1.0, 0.4, 0, 0, 0], [-1] * 5]))
+    assert found.is_ignored.tolist() == [[False, False, True, False, False], [False] * 5]
+    torch.testing.assert_close(crowd_share(truth, boxes[None])[0], torch.tensor([0, 0, 0.9, 0, 0]))
 
 
 def test_mask_targets_are_the_instance_in_the_frame_of_the_box():

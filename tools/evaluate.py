@@ -34,7 +34,9 @@ def main() -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--checkpoint", type=Path, help="model to score")
     what.add_argument("--gt", type=Path, help="COCO-panoptic JSON of the truth (with --pred)")
-    parser.add_argument("--config", help="take the data set from this YAML instead of the checkpoint's own config")
+    parser.add_argument(
+        "--config", help="take `data` and `evaluate` from this YAML instead of the checkpoint's own config"
+    )
     parser.add_argument("--pred", type=Path, help="COCO-panoptic JSON of the predictions (with --gt)")
     parser.add_argument("--gt-dir", type=Path, help="PNGs of the truth (default: --gt without .json)")
     parser.add_argument("--pred-dir", type=Path, help="PNGs of the predictions (default: --pred without .json)")
@@ -45,6 +47,8 @@ def main() -> None:
         parser.error("--gt and --pred go together")
     if args.gt is not None and (args.config or args.overrides):
         parser.error("--config and key=value need --checkpoint")
+    if args.gt is None and (args.gt_dir or args.pred_dir):
+        parser.error("--gt-dir and --pred-dir need --gt and --pred")
     metrics = _score_files(args) if args.gt is not None else _score_model(args)
     if metrics is None:
         return

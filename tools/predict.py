@@ -41,6 +41,11 @@ def main() -> None:
     args = parser.parse_args()
     if not args.input.exists():
         raise FileNotFoundError(f"{args.input}: no such image, folder or video")
+    folder = args.input if args.input.is_dir() else args.input.parent
+    if args.output.resolve() == folder.resolve():
+        raise ValueError(
+            f"--output {args.output} is the folder of the input, expected another: STEM.png may be a picture there"
+        )
     predictor = PanopticPredictor.from_checkpoint(args.checkpoint, args.device)
     if args.input.suffix.lower() in VIDEO_SUFFIXES:
         predict_video(predictor, args.input, args.output)
@@ -95,6 +100,10 @@ def predict_video(predictor: PanopticPredictor, path: Path, output: Path) -> Non
             if writer is None:
                 size = (frame.shape[1], frame.shape[0])
                 writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
+                if not writer.isOpened():
+                    raise ValueError(
+                        f"{path}: this OpenCV cannot write mp4v video; predict the frames as images instead"
+                    )
             writer.write(overlay(frame, prediction, predictor.categories)[..., ::-1])
             count += 1
         if writer is None:

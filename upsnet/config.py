@@ -38,14 +38,16 @@ class ShapesConfig(_Section):
     format: Literal["shapes"]
     num_images: PositiveInt
     image_size: Size = (128, 128)
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
 
 
 Source = Annotated[CocoConfig | ShapesConfig, Field(discriminator="format")]
 
 
 class CategoryConfig(_Section):
-    """A class, as in a COCO-panoptic JSON."""
+    """A class, as in a COCO-panoptic JSON; other fields of the row are left aside."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
 
     id: int
     name: str
@@ -76,7 +78,7 @@ class DataConfig(_Section):
     test_short_side: PositiveInt | None = None
     """None: the images' own size."""
     test_max_side: PositiveInt = 1333
-    size_divisor: PositiveInt = 32
+    size_divisor: Annotated[int, Field(ge=32, multiple_of=32)] = 32
     num_workers: Annotated[int, Field(ge=0)] = 2
 
 
@@ -214,6 +216,12 @@ class TrainConfig(_Section):
     checkpoint_every: PositiveInt = 1000
     evaluate_every: PositiveInt = 5000
 
+    @model_validator(mode="after")
+    def _check(self) -> TrainConfig:
+        if list(self.steps) != sorted(self.steps):
+            raise ValueError(f"steps {self.steps} must increase")
+        return self
+
 
 class EvaluateConfig(_Section):
     """How the model is judged."""
@@ -228,7 +236,7 @@ class EvaluateConfig(_Section):
 class Config(_Section):
     """A whole run."""
 
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     data: DataConfig
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
@@ -270,7 +278,11 @@ def parse_config(values: dict[str, Any], overrides: Sequence[str] = (), *, sourc
         key, equals, text = override.partition("=")
         if not equals:
             raise ValueError(f"override {override!r}: expected key=value, for example train.iterations=100")
-        values = _with(values, key.strip().split("."), yaml.safe_load(text))
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ValueError(f"override {override!r}: the value is not valid YAML") from None
+        values = _with(values, key.strip().split("."), value)
     try:
         return Config.model_validate(values)
     except ValidationError as error:
@@ -291,7 +303,8 @@ _SOURCES: dict[int | str, type[_Section]] = {"coco": CocoConfig, "shapes": Shape
 def _explain(error: ValidationError) -> str:
     """One line for the first problem: an unknown key before all others."""
     problem = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    place = [p for p in problem["loc"] if p not in _SOURCES]
+    *path, last = problem["loc"] or ("",)
+    place = [p for p in path if p not in _SOURCES] + [last]
     key = ".".join(str(p) for p in place)
     more = "" if error.error_count() == 1 else f" (and {error.error_count() - 1} more)"
     if problem["type"] == "extra_forbidden":
@@ -311,7 +324,7 @@ def _names_at(location: tuple[int | str, ...]) -> list[str]:
     for part in location:
         if part in _SOURCES:
             section = _SOURCES[part]
-        elif part in section.model_fields:
+        elif part in getattr(section, "model_fields", {}):
             section = section.model_fields[part].annotation
     sections = [s for s in (section, *get_args(section)) if hasattr(s, "model_fields")]
     return [field.alias or name for s in sections for name, field in s.model_fields.items()]

@@ -67,7 +67,8 @@ def to_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
             raise ValueError(
                 f"integer pixels from {grey.min()} to {grey.max()}, expected 8 or 16 bits: convert the image first"
             )
-        return np.repeat((grey >> 8).astype(np.uint8)[..., None], 3, axis=2)
+        shift = 8 if image.mode.startswith("I;16") or grey.max() > 255 else 0
+        return np.repeat((grey >> shift).astype(np.uint8)[..., None], 3, axis=2)
     if image.mode == "F":
         raise ValueError("floating-point pixels, expected 8 or 16 bits: convert the image first")
     return np.array(image.convert("RGB"), dtype=np.uint8)
@@ -89,5 +90,5 @@ def read_image(path: Path, *, apply_exif: bool) -> npt.NDArray[np.uint8]:
             return to_rgb(ImageOps.exif_transpose(image) if apply_exif else image)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such image") from None
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: cannot be read as an image ({error})") from None

@@ -81,7 +81,7 @@ class PanopticBatch:
         images: uint8, or float32 in 0..255, [B, 3, H, W], RGB.
         image_sizes: int64 [B, 2], (H, W) of the valid part of each image; network_sizes: the same on the host.
         original_sizes: (H, W) of each image as it was read.
-        image_ids, file_names: one per image.
+        file_names: one per image.
         target: for the losses.
         truths: the samples as read (without pixels), for evaluation.
     """
@@ -90,7 +90,6 @@ class PanopticBatch:
     image_sizes: Tensor
     network_sizes: list[tuple[int, int]]
     original_sizes: list[tuple[int, int]]
-    image_ids: list[int | str] = field(default_factory=list)
     file_names: list[str] = field(default_factory=list)
     target: PanopticTarget | None = None
     truths: list[Sample] = field(default_factory=list)
@@ -185,9 +184,7 @@ class PanopticPrediction:
     Attributes:
         segment_ids: int32 [H, W] at the image's own size; 0 = void.
         segments: one per id that occurs.
-        semantic: int64 [H, W], semantic channels (None unless asked for).
     """
 
     segment_ids: npt.NDArray[np.int32]
     segments: list[Segment]
-    semantic: npt.NDArray[np.int64] | None = None

@@ -26,7 +26,7 @@ def test_labels_and_channels_are_inverse():
 
 def test_colours_are_distinct_for_133_classes():
     rows = [{"id": i, "name": str(i), "isthing": i % 2} for i in range(133)]
-    assert len(set(CategorySet.from_json(rows, source="x").colors)) > 120
+    assert len({c.color for c in CategorySet.from_json(rows, source="x").categories}) > 120
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 
 from upsnet.data.coco import CocoPanoptic
 from upsnet.data.panoptic_png import id_to_rgb, read_panoptic_png, rgb_to_id, segment_geometry, write_panoptic_png
-from upsnet.data.predictions import write_samples
+from upsnet.data.predictions import PanopticWriter, write_samples
 from upsnet.data.shapes import CATEGORIES, Shapes
 
 
@@ -65,6 +65,7 @@ def test_a_png_id_that_is_not_in_the_json_is_named(root):
         (lambda d: d["annotations"][0].update(image_id=77), "image_id"),
         (lambda d: d["annotations"].append(d["annotations"][0]), "two annotations"),
         (lambda d: d["annotations"][0]["segments_info"].append(d["annotations"][0]["segments_info"][0]), "twice"),
+        (lambda d: d["images"][1].pop("height"), "'000001.png' lacks height"),
         (lambda d: d.pop("categories"), "no categories"),
         (lambda d: d.update(annotations=[]), "no annotated image"),
         (lambda d: d["annotations"][0]["segments_info"][0].pop("category_id"), "category_id"),
@@ -75,6 +76,22 @@ def test_a_contradiction_in_the_json_is_an_error_that_names_the_file(root, chang
     with pytest.raises(ValueError, match=message) as error:
         open_root(root)
     assert "panoptic_train.json" in str(error.value)
+
+
+def test_classes_in_another_order_keep_the_models_channels(root):
+    edit(root, lambda d: d["categories"].reverse())
+    data = CocoPanoptic(root / "train", root / "annotations" / "panoptic_train.json", categories=CATEGORIES)
+    assert data.categories is CATEGORIES
+    np.testing.assert_array_equal(data[0].classes, Shapes(3, (48, 64))[0].classes)
+
+
+def test_predictions_never_leave_their_folder_nor_overwrite_each_other(tmp_path):
+    writer = PanopticWriter(tmp_path / "p.json", CATEGORIES)
+    ids = np.zeros((2, 2), dtype=np.int32)
+    writer.add(1, "a/x.jpg", ids, [])
+    for name in ("a/x.png", "/x.jpg", "../x.jpg"):
+        with pytest.raises(ValueError, match="cannot name a prediction"):
+            writer.add(2, name, ids, [])
 
 
 def test_missing_files_are_named(root):

@@ -71,10 +71,10 @@ def test_a_batch_pads_with_nothing(dataset):
 def test_the_test_loader_sees_every_image_once_over_any_number_of_ranks(config, dataset):
     for world_size in (1, 3):
         ids = [
-            i
+            truth.image_id
             for rank in range(world_size)
             for batch in make_test_loader(dataset, config.data, batch_size=3, rank=rank, world_size=world_size)
-            for i in batch.image_ids
+            for truth in batch.truths
         ]
         assert sorted(ids) == list(range(len(dataset)))
 

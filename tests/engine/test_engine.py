@@ -53,8 +53,7 @@ def test_resume_after_a_kill_equals_the_run_that_was_not_killed(finished, config
             Trainer(config, other, CPU).run()
     assert load_checkpoint(other / "last.pt").training["iteration"] == 3
     Trainer(config, other, CPU, resume=True).run()
-    expected = {row["iteration"]: row for row in lines(finished) if row["iteration"] > 4}
-    assert expected == {row["iteration"]: row for row in lines(other) if row["iteration"] > 4}
+    assert lines(other) == lines(finished), "every row once, with the same losses"
     ours, theirs = (load_checkpoint(folder / "last.pt").weights for folder in (other, finished))
     assert all(torch.equal(ours[k], theirs[k]) for k in ours)
 
@@ -85,7 +84,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_images_and_terms(make_config, 
 
 
 def test_accumulation_equals_one_large_batch(make_config, tmp_path):
-    options = ("model.backbone.norm=frozen_bn", "train.warmup_iterations=0", "train.momentum=0", "train.iterations=1")
+    options = ("model.backbone.norm=gn", "train.warmup_iterations=0", "train.momentum=0", "train.iterations=1")
     grown = []
     for name, batch_size, accumulate in (("a", 4, 1), ("b", 2, 2)):
         config = make_config(*options, f"train.batch_size={batch_size}", f"train.accumulate={accumulate}")

@@ -56,7 +56,7 @@ def test_training_gives_the_eight_losses_and_a_gradient_everywhere(model, batch)
 
 
 def test_losses_of_a_batch_are_the_mean_of_its_images(make_config, dataset, batch):
-    model = build_model(make_config("model.backbone.norm=frozen_bn"), dataset.categories).train()
+    model = build_model(make_config("model.backbone.norm=gn"), dataset.categories).train()
     together = model.loss(batch)
     apart = [model.loss(one(batch, i)) for i in (0, 1)]
     for name, value in together.items():
@@ -203,13 +203,26 @@ def test_the_panoptic_target_teaches_unknown_and_ignores_crowds(model):
 
 
 def test_anchors_are_centred_on_the_cells():
-    anchors = Anchors([[32], [64]], [0.5, 1.0, 2.0], (4, 8))([(2, 3), (1, 2)])
+    anchors = Anchors([[32], [64]], [0.5, 1.0, 2.0], (4, 8))([(2, 3), (1, 2)])[0]
     assert [a.shape for a in anchors] == [(18, 4), (6, 4)]
     centers = (anchors[0][:, :2] + anchors[0][:, 2:]) / 2
     torch.testing.assert_close(centers[::3], torch.tensor([[2.0, 2], [6, 2], [10, 2], [2, 6], [6, 6], [10, 6]]))
     size = anchors[0][:3, 2:] - anchors[0][:3, :2]
     torch.testing.assert_close(size.prod(1), torch.full((3,), 1024.0))
     torch.testing.assert_close(size[:, 1] / size[:, 0], torch.tensor([0.5, 1, 2]))
+
+
+def test_an_anchor_has_one_name_at_any_padding():
+    anchors = Anchors([[32], [64]], [0.5, 1.0], (4, 8))
+    (small, names), (large, more) = anchors([(2, 3), (1, 2)]), anchors([(5, 9), (3, 5)])
+    known = {
+        int(n): box.tolist()
+        for level, part in zip(large, more, strict=True)
+        for n, box in zip(part, level, strict=True)
+    }
+    assert len(known) == sum(len(level) for level in large)
+    for level, part in zip(small, names, strict=True):
+        assert all(known[int(n)] == box.tolist() for n, box in zip(part, level, strict=True))
 
 
 def test_sampled_rois_put_foreground_first(model, batch):

@@ -88,6 +88,7 @@ def test_mistakes_before_training(run_tool, tiny_yaml, tmp_path):
     one_line(run_tool(*start, tmp_path / "no.yaml"), "no.yaml", "no such config file")
     one_line(run_tool(*start, tiny_yaml, "--resume"), "last.pt", "no such checkpoint")
     one_line(run_tool(*start, tiny_yaml, "--init", tmp_path / "none.pt"), "none.pt")
+    one_line(run_tool(*start, tiny_yaml, "model.backbone.freeze_at=2"), "random weights would be frozen")
     one_line(run_tool(*start, tiny_yaml, "model.backbone.weights=missing.pth"), "missing.pth", "IMAGENET1K_V1")
     assert not (tmp_path / "run").exists()
 
@@ -148,6 +149,13 @@ def test_mistakes_in_prediction(run_tool, checkpoint, tmp_path):
     one_line(run_tool(*start, tmp_path / "none.jpg"), "none.jpg", "no such")
     (tmp_path / "empty").mkdir()
     one_line(run_tool(*start, tmp_path / "empty"), "empty", "no image")
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.new("RGB", (64, 64)).save(photos / "a.png")
+    for inputs in (photos, photos / "a.png"):
+        wrong = ("predict", "--checkpoint", checkpoint, "--input", inputs, "--output", photos)
+        one_line(run_tool(*wrong), "folder of the input")
+    one_line(run_tool(*start, photos, "--device", "cuda:77"), "cuda:77", "not available")
     folder = tmp_path / "mixed"
     folder.mkdir()
     Image.fromarray(Shapes(1, (64, 64))[0].image).save(folder / "good.png")

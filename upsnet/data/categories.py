@@ -7,7 +7,7 @@ semantic channels (stuff 0..S-1, then things S..S+T-1) and instance labels (thin
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, TypeVar
@@ -88,11 +88,6 @@ class CategorySet:
         """Data set category id -> semantic channel."""
         return {category.id: channel for channel, category in enumerate(self.categories)}
 
-    @cached_property
-    def colors(self) -> Sequence[tuple[int, int, int]]:
-        """RGB of each semantic channel."""
-        return [category.color for category in self.categories]
-
     def __len__(self) -> int:
         return len(self.categories)
 
@@ -100,7 +95,7 @@ class CategorySet:
         return self.categories[channel]
 
     def require(self, other: CategorySet, *, source: str) -> None:
-        """Checks that `other` numbers its classes as this set does.
+        """Checks that `other` has the same classes under the same ids, in any order.
 
         Raises:
             ValueError: naming the first category that differs.

@@ -45,6 +45,10 @@ class PanopticJson:
         if absent:
             raise ValueError(f"{path}: no {', '.join(absent)}, expected a COCO-panoptic JSON")
         self.categories = categories or CategorySet.from_json(document["categories"], source=str(path))
+        for row in document["images"] if images is None else []:
+            lacking = [key for key in ("id", "file_name", "height", "width") if key not in row]
+            if lacking:
+                raise ValueError(f"{path}: image {row.get('file_name', row.get('id'))!r} lacks {', '.join(lacking)}")
         self.images = images if images is not None else {row["id"]: row for row in document["images"]}
         self.annotations: dict[int | str, dict[str, Any]] = {}
         for row in document["annotations"]:
@@ -113,7 +117,7 @@ class CocoPanoptic:
         image_dir: folder of the pictures.
         annotation_file: COCO-panoptic JSON.
         panoptic_dir: folder of the PNGs; by default the JSON's path without `.json`.
-        categories: the model's classes; by default the JSON's.
+        categories: the model's classes, which give the order of the channels; by default the JSON's.
 
     Raises:
         FileNotFoundError, ValueError: naming the file, see `PanopticJson`.
@@ -126,7 +130,10 @@ class CocoPanoptic:
         panoptic_dir: Path | None = None,
         categories: CategorySet | None = None,
     ) -> None:
-        self.truth = PanopticJson(annotation_file, panoptic_dir, categories)
+        self.truth = PanopticJson(annotation_file, panoptic_dir)
+        if categories is not None:  # the same classes, in the model's order
+            categories.require(self.truth.categories, source=str(annotation_file))
+            self.truth.categories = categories
         self.categories = self.truth.categories
         self.image_dir = image_dir
         self.image_ids = list(self.truth.annotations)

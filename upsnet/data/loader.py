@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -59,16 +60,19 @@ def open_dataset(config: CocoConfig | ShapesConfig, categories: CategorySet | No
     else:
         root = data_root()
         panoptic_dir = root / config.panoptic_dir if config.panoptic_dir else None
-        dataset = CocoPanoptic(root / config.image_dir, root / config.annotation_file, panoptic_dir)
+        dataset = CocoPanoptic(root / config.image_dir, root / config.annotation_file, panoptic_dir, categories)
     if categories is not None:
-        categories.require(dataset.categories, source=str(getattr(config, "annotation_file", "shapes")))
+        categories.require(dataset.categories, source=config.format)
+        if categories.channels != dataset.categories.channels:
+            raise ValueError(
+                f"{config.format}: the model has these classes in another order, expected the data set's own"
+            )
     return dataset
 
 
-def open_train_dataset(config: DataConfig) -> PanopticDataset:
-    """Opens the training data, whose classes are the model's; `data.categories` must agree with them if given."""
-    categories = None
-    if config.categories is not None:
+def open_train_dataset(config: DataConfig, categories: CategorySet | None = None) -> PanopticDataset:
+    """Opens the training data; its classes must be `categories`, or those of `data.categories`, where given."""
+    if categories is None and config.categories is not None:
         rows = [row.model_dump() for row in config.categories]
         categories = CategorySet.from_json(rows, source="data.categories")
     return open_dataset(config.train, categories)
@@ -200,29 +204,13 @@ def collate(items: Sequence[tuple[Sample, int]], num_stuff: int, divisor: int) -
         seeds=stack("seeds", ()),
     )
     return PanopticBatch(
-        images,
-        torch.tensor(sizes),
-        sizes,
-        [s.size for s in samples],
-        [s.image_id for s in samples],
-        [s.file_name for s in samples],
-        target,
+        images, torch.tensor(sizes), sizes, [s.size for s in samples], [s.file_name for s in samples], target
     )
 
 
 def _quiet_worker(_: int) -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-
-
-class _TrainCollate:
-    """`collate` with its options, picklable for the workers."""
-
-    def __init__(self, num_stuff: int, divisor: int) -> None:
-        self.num_stuff, self.divisor = num_stuff, divisor
-
-    def __call__(self, items: Sequence[tuple[Sample, int]]) -> PanopticBatch:
-        return collate(items, self.num_stuff, self.divisor)
 
 
 def train_loader(
@@ -242,7 +230,7 @@ def train_loader(
     return DataLoader(
         _Items(dataset, build_transform(config.augment), seed),
         batch_sampler=sampler,
-        collate_fn=_TrainCollate(dataset.categories.num_stuff, config.size_divisor),
+        collate_fn=partial(collate, num_stuff=dataset.categories.num_stuff, divisor=config.size_divisor),
         num_workers=config.num_workers,
         worker_init_fn=_quiet_worker,
         pin_memory=torch.cuda.is_available(),
@@ -268,6 +256,13 @@ class InferenceInput:
         return PanopticBatch(batch, torch.tensor(sizes), sizes, [(int(i.shape[0]), int(i.shape[1])) for i in images])
 
 
+def collate_whole(items: Sequence[tuple[Sample, int]], make: InferenceInput) -> PanopticBatch:
+    """A batch of whole pictures; `truths` keeps the samples' maps, not their pixels."""
+    samples = [sample for sample, _ in items]
+    truths = [replace(s, image=s.image[:0]) for s in samples]
+    return replace(make([s.image for s in samples]), file_names=[s.file_name for s in samples], truths=truths)
+
+
 def test_loader(
     dataset: PanopticDataset, config: DataConfig, *, batch_size: int, rank: int = 0, world_size: int = 1
 ) -> DataLoader[PanopticBatch]:
@@ -276,24 +271,8 @@ def test_loader(
     return DataLoader(
         _Items(dataset, [], seed=0),
         batch_sampler=[[(0, i) for i in order[at : at + batch_size]] for at in range(0, len(order), batch_size)],
-        collate_fn=_TestCollate(InferenceInput(config)),
+        collate_fn=partial(collate_whole, make=InferenceInput(config)),
         num_workers=config.num_workers,
         worker_init_fn=_quiet_worker,
         pin_memory=torch.cuda.is_available(),
     )
-
-
-class _TestCollate:
-    """A batch of whole pictures; `truths` keeps the samples' maps, not their pixels."""
-
-    def __init__(self, make: InferenceInput) -> None:
-        self.make = make
-
-    def __call__(self, items: Sequence[tuple[Sample, int]]) -> PanopticBatch:
-        samples = [sample for sample, _ in items]
-        return replace(
-            self.make([s.image for s in samples]),
-            image_ids=[s.image_id for s in samples],
-            file_names=[s.file_name for s in samples],
-            truths=[replace(s, image=s.image[:0]) for s in samples],
-        )

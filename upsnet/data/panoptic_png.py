@@ -43,7 +43,7 @@ def read_panoptic_png(path: Path) -> npt.NDArray[np.int32]:
             return rgb_to_id(np.asarray(image)[..., :3])
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such panoptic PNG") from None
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: cannot be read as a panoptic PNG ({error})") from None
 
 

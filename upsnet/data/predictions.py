@@ -26,8 +26,7 @@ def to_prediction(output: PanopticOutput, row: int, categories: CategorySet) -> 
     """
     ids = output.segment_ids[row].cpu().numpy()
     segments = _segments(ids, output.segment_classes[row].tolist(), output.segment_scores[row].tolist(), categories)
-    semantic = None if output.semantic is None else output.semantic[row].cpu().numpy()
-    return PanopticPrediction(ids, segments, semantic)
+    return PanopticPrediction(ids, segments)
 
 
 def truth_as_prediction(truth: Sample, categories: CategorySet) -> PanopticPrediction:
@@ -72,6 +71,7 @@ class PanopticWriter:
     def __init__(self, json_path: Path, categories: CategorySet) -> None:
         self.json_path = json_path
         self.categories = categories
+        self.png_names: set[str] = set()
         self.images: list[dict[str, Any]] = []
         self.annotations: list[dict[str, Any]] = []
 
@@ -87,6 +87,9 @@ class PanopticWriter:
             rows: `segments_info` rows, as `segment_row` makes them.
         """
         png_name = str(Path(file_name).with_suffix(".png"))
+        if Path(png_name).is_absolute() or ".." in Path(png_name).parts or png_name in self.png_names:
+            raise ValueError(f"{file_name}: cannot name a prediction, expected a relative path and a stem of its own")
+        self.png_names.add(png_name)
         write_panoptic_png(self.json_path.with_suffix("") / png_name, segment_ids)
         height, width = segment_ids.shape
         self.images.append({"id": image_id, "file_name": file_name, "height": height, "width": width})

@@ -92,7 +92,6 @@ def evaluate(
     config: Config,
     device: torch.device,
     *,
-    with_instances: bool | None = None,
     predictions: Path | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -103,15 +102,13 @@ def evaluate(
         dataset: with truth.
         config: `data`, `model.heads` and `evaluate` count.
         device: to run on.
-        with_instances: also AP; by default as `evaluate.instance` says.
         predictions: JSON to write COCO-panoptic predictions to; the PNGs go into the folder of its name.
         progress: show a bar.
 
     Returns:
         The contents of `metrics.json`; sections that do not apply are None.
     """
-    with_instances = config.evaluate.instance if with_instances is None else with_instances
-    meters = _Meters.of(config.model.heads, dataset.categories, with_instances=with_instances)
+    meters = _Meters.of(config.model.heads, dataset.categories, with_instances=config.evaluate.instance)
     writer = PanopticWriter(predictions, dataset.categories) if predictions else None
     rank, world_size = distributed.rank(), distributed.world_size()
     loader = test_loader(dataset, config.data, batch_size=config.evaluate.batch_size, rank=rank, world_size=world_size)
@@ -141,5 +138,5 @@ def headline(metrics: dict[str, Any]) -> tuple[str, float]:
     for section, key, name in (("panoptic", "All", "PQ"), ("instance", "ap", "AP"), ("semantic", "miou", "mIoU")):
         if metrics[section] is not None:
             value = metrics[section][key]
-            return name, float(value["pq"] if section == "panoptic" else value)
+            return name, float((value["pq"] if section == "panoptic" else value) or 0.0)
     raise ValueError("no section of the metrics applies to this model")

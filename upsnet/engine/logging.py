@@ -6,12 +6,14 @@ import json
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import numpy.typing as npt
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
+
+from upsnet.files import atomic_path
 
 
 class RunLog:
@@ -28,8 +30,8 @@ class RunLog:
         self.bar = tqdm(
             initial=start, total=stop, desc="train", disable=not enabled, mininterval=1.0, dynamic_ncols=True
         )
-        self.lines = (folder / "metrics.jsonl").open("a") if enabled else None
-        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start) if enabled else None
+        self.lines = _reopen(folder / "metrics.jsonl", start) if enabled else None
+        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1) if enabled else None
         self.since = time.perf_counter()
 
     def __enter__(self) -> RunLog:
@@ -75,6 +77,16 @@ class RunLog:
         self.since = time.perf_counter()
 
 
+def _reopen(path: Path, start: int) -> TextIO:
+    """Opens a JSONL file to append to, without the rows after iteration `start` that a killed run left."""
+    rows = path.read_text().splitlines(keepends=True) if path.exists() else []
+    with atomic_path(path) as temporary:
+        temporary.write_text(
+            "".join(row for row in rows if row.endswith("}\n") and json.loads(row)["iteration"] <= start)
+        )
+    return path.open("a")
+
+
 def flatten(metrics: dict[str, Any]) -> dict[str, float]:
     """The headline numbers of `metrics.json` under short names."""
     values: dict[str, float] = {}
@@ -84,5 +96,5 @@ def flatten(metrics: dict[str, Any]) -> dict[str, float]:
     if metrics["semantic"] is not None:
         values["miou"] = metrics["semantic"]["miou"]
     if metrics["instance"] is not None:
-        values |= {key: metrics["instance"][key] for key in ("ap", "ap50")}
+        values |= {key: metrics["instance"][key] or 0.0 for key in ("ap", "ap50")}
     return values

@@ -46,6 +46,6 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
         if device.type == "cuda":
             native = torch.cuda.is_bf16_supported(including_emulation=False)
         else:
-            native = bool(torch.cpu._is_avx512_bf16_supported())
+            native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
         precision = "bf16" if native else "fp32"
     return torch.bfloat16 if precision == "bf16" else None

@@ -5,8 +5,8 @@ python tools/train.py --config configs/shapes_r18.yaml --output runs/demo
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass, replace
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,11 @@ from upsnet.models.upsnet import UPSNet
 from upsnet.structures import PanopticBatch
 
 
-@dataclass
 class _Interval:
     """Losses of the steps since the last look, kept on the device so that a step never waits for the host."""
 
-    steps: deque[tuple[int, list[str], dict[str, Tensor]]]
+    def __init__(self) -> None:
+        self.steps: list[tuple[int, list[str], dict[str, Tensor]]] = []
 
     def add(self, iteration: int, batch: PanopticBatch, losses: dict[str, Tensor]) -> None:
         self.steps.append((iteration, batch.file_names, {k: v.detach() for k, v in losses.items()}))
@@ -54,7 +54,9 @@ class _Interval:
         table = torch.stack([torch.stack([losses[n].float() for n in names]) for _, _, losses in self.steps]).cpu()
         for (iteration, files, _), row in zip(self.steps, table, strict=True):
             if not row.isfinite().all():
-                terms = ", ".join(f"{n}={v:g}" for n, v in zip(names, row.tolist(), strict=True) if not _finite(v))
+                terms = ", ".join(
+                    f"{n}={v:g}" for n, v in zip(names, row.tolist(), strict=True) if not math.isfinite(v)
+                )
                 raise FloatingPointError(
                     f"iteration {iteration}: {terms}; images {', '.join(files)}. "
                     "Lower train.lr, set train.clip_gradient, or look at these images"
@@ -62,10 +64,6 @@ class _Interval:
         self.steps.clear()
         means = np.mean(distributed.gather(table.mean(0).numpy()), axis=0)
         return dict(zip(names, means.tolist(), strict=True))
-
-
-def _finite(value: float) -> bool:
-    return abs(value) < float("inf")
 
 
 class Trainer:
@@ -87,35 +85,33 @@ class Trainer:
     ) -> None:
         self.config, self.output, self.device = config, output, device
         self.is_main = distributed.rank() == 0
-        self.train_set = open_train_dataset(config.data)
+        checkpoint = load_checkpoint(output / "last.pt") if resume else load_checkpoint(init) if init else None
+        # A checkpoint's weights keep their classes' order, whatever the order in the data set's JSON is by now.
+        self.train_set = open_train_dataset(config.data, checkpoint.categories if checkpoint else None)
         self.categories: CategorySet = self.train_set.categories
         self.val_set: PanopticDataset = open_dataset(config.data.val, self.categories)
         torch.manual_seed(config.seed)
-        self.model: UPSNet = build_model(config, self.categories, pretrained=not resume and init is None)
+        self.model: UPSNet = build_model(config, self.categories, pretrained=checkpoint is None)
         self.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = build_optimizer(self.model, config.train)
         self.iteration, self.best = 0, -1.0
-        if resume:
-            self._restore(load_checkpoint(output / "last.pt"))
+        if checkpoint is not None and resume:
+            self._restore(checkpoint)
         elif (output / "last.pt").exists():
             raise FileExistsError(
                 f"{output}: holds a run already; continue it with --resume, or choose another --output"
             )
-        elif init is not None:
-            checkpoint = load_checkpoint(init)
-            self.categories.require(checkpoint.categories, source=str(init))
+        elif checkpoint is not None:
             load_weights(self.model, checkpoint.weights, source=str(init))
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         if checkpoint.training is None:
             raise ValueError(f"{self.output / 'last.pt'}: holds no optimiser state, expected the last.pt of a run")
-        if checkpoint.config != self.config:
-            ours, theirs = _flat(self.config.dump()), _flat(checkpoint.config.dump())
-            key = next(k for k in ours | theirs if ours.get(k) != theirs.get(k))
-            raise ValueError(
-                f"--resume: {key} is {ours.get(key)!r}, expected {theirs.get(key)!r} as in {self.output / 'last.pt'}"
-            )
-        self.categories.require(checkpoint.categories, source=str(self.output / "last.pt"))
+        ours, theirs = _flat(self.config.dump()), _flat(checkpoint.config.dump())
+        for key in sorted(ours.keys() | theirs.keys()):
+            if ours.get(key) != theirs.get(key) and key not in _FREE_TO_CHANGE:
+                found = f"{key} is {ours.get(key)!r}, expected {theirs.get(key)!r}"
+                raise ValueError(f"--resume: {found} as in {self.output / 'last.pt'}")
         load_weights(self.model, checkpoint.weights, source=str(self.output / "last.pt"))
         self.optimizer.load_state_dict(checkpoint.training["optimizer"])
         self.iteration, self.best = checkpoint.training["iteration"], checkpoint.training["best"]
@@ -144,7 +140,7 @@ class Trainer:
         model: nn.Module = self.model
         if distributed.world_size() > 1:
             model = DistributedDataParallel(model)
-        interval = _Interval(deque())
+        interval = _Interval()
         batches = iter(loader)
         metrics: dict[str, Any] = {}
         self.model.train()
@@ -181,6 +177,7 @@ class Trainer:
         self.optimizer.zero_grad()
 
     def _evaluate(self, log: RunLog) -> dict[str, Any]:
+        distributed.share_buffers(self.model)
         metrics = evaluate(self.model, self.val_set, self.config, self.device)
         name, value = headline(metrics)
         if self.is_main:
@@ -218,6 +215,7 @@ class Trainer:
 
 
 _EVERY = ("log_every", "checkpoint_every", "evaluate_every")
+_FREE_TO_CHANGE = {"data.num_workers", "evaluate.panels", *(f"train.{name}" for name in _EVERY)}
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

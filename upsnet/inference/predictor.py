@@ -39,7 +39,10 @@ class PanopticPredictor:
     def __init__(
         self, model: UPSNet, categories: CategorySet, make_input: InferenceInput, device: torch.device | str = "cpu"
     ) -> None:
-        self.device = torch.device(device)
+        try:
+            self.device = torch.empty(0, device=device).device
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"device {str(device)!r} is not available here ({str(error).splitlines()[0]})") from None
         self.model = model.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.categories = categories
         self.make_input = make_input
@@ -78,6 +81,8 @@ class PanopticPredictor:
         """
         if isinstance(images, str | Path | Image.Image | np.ndarray):
             return self([images])[0]
+        if not images:
+            return []
         batch = self.make_input([_pixels(image) for image in images])
         output = self.model.predict(batch.to(self.device))
         return [to_prediction(output, row, self.categories) for row in range(len(batch))]

@@ -47,6 +47,8 @@ class InstanceAP:
         for row, (channel, is_crowd) in enumerate(zip(truth.classes.tolist(), truth.is_crowd.tolist(), strict=True)):
             if self.categories[channel].is_thing:
                 mask = truth.segment_map == row + 1
+                if not mask.any():
+                    continue
                 encoded = _encode(mask)
                 fields = {"segmentation": encoded, "area": int(mask.sum()), "bbox": rle.toBbox(encoded).tolist()}
                 self.truth.append(
@@ -66,11 +68,14 @@ class InstanceAP:
     def _id(self, channel: int) -> int:
         return self.categories[channel].id
 
-    def compute(self) -> dict[str, float]:
-        """The `instance` section of `metrics.json`, in percent: AP over IoU 0.50-0.95, AP50, AP75, and by size."""
+    def compute(self) -> dict[str, float | None]:
+        """The `instance` section of `metrics.json`, in percent: AP over IoU 0.50-0.95, AP50, AP75, and by size.
+
+        A size that no true object has is None.
+        """
         names = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
         if not self.detections or not self.truth:
-            return dict.fromkeys(names, 0.0)
+            return dict.fromkeys(names, 0.0 if self.truth else None)
         things = [{"id": c.id, "name": c.name} for c in self.categories.categories if c.is_thing]
         truth = COCO()
         with contextlib.redirect_stdout(io.StringIO()):
@@ -81,7 +86,8 @@ class InstanceAP:
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
-        return {name: 100 * max(0.0, float(value)) for name, value in zip(names, evaluation.stats, strict=False)}
+        values = [100 * float(value) if value >= 0 else None for value in evaluation.stats[: len(names)]]
+        return dict(zip(names, values, strict=True))
 
 
 def _encode(mask: npt.NDArray[np.bool_]) -> dict[str, Any]:

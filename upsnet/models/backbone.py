@@ -106,7 +106,7 @@ def load_backbone_weights(backbone: ResNet, name: str, weights: str) -> None:
     if weights in names:
         try:
             state = get_model_weights(name)[weights].get_state_dict(progress=False, check_hash=True)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
             raise ValueError(
                 f"model.backbone.weights={weights}: the download of {name} failed ({error}); "
                 "give a local file instead, or null to start from random weights"
@@ -120,6 +120,8 @@ def load_backbone_weights(backbone: ResNet, name: str, weights: str) -> None:
             state = torch.load(weights, map_location="cpu", weights_only=True)
         except Exception as error:  # torch.load raises many kinds; all mean the file is not a plain state dict
             raise ValueError(f"{weights}: not a PyTorch state dict ({str(error).splitlines()[0]})") from None
+    if not isinstance(state, dict):
+        raise ValueError(f"{weights}: holds a {type(state).__name__}, expected a state dict")
     state = {key: value for key, value in state.items() if not key.startswith("fc.")}
     expected = backbone.state_dict()
     wrong = sorted(

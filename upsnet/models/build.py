@@ -34,6 +34,12 @@ def build_model(config: Config, categories: CategorySet, *, pretrained: bool = T
         )
     if model.heads == "both" and categories.num_stuff == 0:
         raise ValueError("model.heads=both: the data set has no stuff class, expected one; use model.heads=instance")
+    frozen = model.backbone.norm == "frozen_bn" or model.backbone.freeze_at > 0
+    if pretrained and frozen and model.backbone.weights is None:
+        raise ValueError(
+            "model.backbone: weights is null, but random weights would be frozen; "
+            "name weights (IMAGENET1K_V1, or a file), or set norm to bn or gn and freeze_at to 0"
+        )
     backbone = ResNet(
         model.backbone.name, width=model.backbone.width, norm=model.backbone.norm, freeze_at=model.backbone.freeze_at
     )

@@ -109,10 +109,10 @@ class InstanceHead(nn.Module):
         """Draws the RoIs of the losses from the proposals [B, P, 4] and the true boxes."""
         boxes = torch.cat([proposals, truth.boxes], 1)
         candidate = torch.cat([valid, truth.is_instance], 1)
-        found = match(truth, boxes, candidate)
+        found = match(truth, boxes)
         foreground = candidate & (found.iou >= self.positive_iou)
         background = candidate & ~foreground & ~found.is_ignored
-        chance = hashed_uniform(truth.seeds, 2, boxes.shape[1])
+        chance = hashed_uniform(truth.seeds, 2, torch.arange(boxes.shape[1], device=boxes.device))
         chosen, is_foreground = sample_ranked(chance.where(foreground, -1), self.max_positive)
         kept = torch.zeros_like(foreground).scatter(1, chosen, is_foreground)
         priority = (chance + 1).where(kept, chance.where(background, -1))

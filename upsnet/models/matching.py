@@ -6,41 +6,50 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from upsnet.ops.boxes import pairwise_overlap
+from upsnet.ops.boxes import pairwise_iou
 from upsnet.structures import PanopticTarget
 
-CROWD_OVERLAP = 0.5
-"""A box with more of its area in a crowd is neither an object nor background."""
+CROWD_SHARE = 0.5
+"""A box with more of its area on the pixels of crowds is neither an object nor background."""
 
 
 @dataclass(frozen=True)
 class Match:
-    """The best truth of each box.
+    """The best instance for each box.
 
     Attributes:
-        iou: float32 [B, M] with the best instance, -1 where the image has none.
-        slot: int64 [B, M], its row in the truth.
-        is_ignored: bool [B, M]: lies in a crowd.
-        is_best: bool [B, M]: no box overlaps some instance more than this one does.
+        overlap: float32 [B, N, M], IoU; -1 for crowds and padding.
+        iou: float32 [B, M], the best, -1 where the image has no instance; slot: int64 [B, M], its row in the truth.
+        is_ignored: bool [B, M]: lies on crowds.
     """
 
+    overlap: Tensor
     iou: Tensor
     slot: Tensor
     is_ignored: Tensor
-    is_best: Tensor
 
 
-def match(truth: PanopticTarget, boxes: Tensor, is_candidate: Tensor) -> Match:
-    """Matches boxes [B or 1, M, 4] to the truth; `is_candidate` bool [B, M] limits `is_best`."""
-    overlap = pairwise_overlap(truth.boxes, boxes, truth.is_crowd)
-    in_crowd = overlap.masked_fill(~truth.is_crowd_region[..., None], 0).amax(1) > CROWD_OVERLAP
-    overlap = overlap.masked_fill_(~truth.is_instance[..., None], -1)
+def match(truth: PanopticTarget, boxes: Tensor) -> Match:
+    """Matches boxes [B or 1, M, 4] to the truth."""
+    overlap = pairwise_iou(truth.boxes, boxes).masked_fill_(~truth.is_instance[..., None], -1)
     iou, slot = overlap.max(1)
-    overlap = overlap.masked_fill_(~is_candidate[:, None], -1)
-    best = overlap.amax(2, keepdim=True)
-    is_best = ((overlap == best) & (best > 0)).any(1)
-    return Match(iou, slot, in_crowd, is_best)
+    return Match(overlap, iou, slot, crowd_share(truth, boxes) > CROWD_SHARE)
+
+
+def crowd_share(truth: PanopticTarget, boxes: Tensor) -> Tensor:
+    """The share of each box [B or 1, M, 4] inside the image that crowd pixels cover: float32 [B, M]."""
+    height, width = truth.instance_map.shape[-2:]
+    is_crowd = F.pad(truth.is_crowd_region, (1, 0)).float()
+    pixels = is_crowd.gather(1, truth.instance_map.flatten(1).long()).view_as(truth.instance_map)
+    total = F.pad(pixels.cumsum(1).cumsum(2), (1, 0, 1, 0))
+    boxes = boxes.round().long().expand(len(pixels), -1, -1)
+    x1, x2 = (boxes[..., i].clamp(0, width) for i in (0, 2))
+    y1, y2 = (boxes[..., i].clamp(0, height) for i in (1, 3))
+    image = torch.arange(len(pixels), device=boxes.device)[:, None]
+    inside = total[image, y2, x2] - total[image, y1, x2] - total[image, y2, x1] + total[image, y1, x1]
+    return inside / ((x2 - x1) * (y2 - y1)).clamp(min=1)
 
 
 def mask_targets(truth: PanopticTarget, boxes: Tensor, slots: Tensor, size: int) -> Tensor:

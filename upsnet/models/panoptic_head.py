@@ -32,6 +32,8 @@ def upsample_semantic(logits: Tensor, network_size: tuple[int, int], output_size
         float32 [B, C, H, W]; the output's pixel centres are mapped exactly, whatever the rounding of the sizes.
     """
     scale = [STRIDE * out / valid for out, valid in zip(output_size, network_size, strict=True)]
+    rows, columns = (-(-size // STRIDE) + 1 for size in network_size)
+    logits = logits[..., :rows, :columns]
     # One more row and column of the edge: the rounded-down size then always reaches the output's.
     padded = F.pad(logits.float(), (0, 1, 0, 1), mode="replicate")
     grown = F.interpolate(
@@ -72,7 +74,7 @@ class PanopticHead(nn.Module):
         Returns:
             slots int64 [B, P], rows of the truth, and bool [B, P]: kept.
         """
-        chance = hashed_uniform(truth.seeds, 3, truth.labels.shape[1])
+        chance = hashed_uniform(truth.seeds, 3, torch.arange(truth.labels.shape[1], device=truth.labels.device))
         slots, is_kept = sample_ranked(chance.where(truth.is_instance, -1), self.train_slots)
         count = (truth.is_instance.sum(1, keepdim=True) * self.keep_fraction).floor().clamp(min=1)
         return slots, is_kept & (torch.arange(slots.shape[1], device=slots.device) < count)

@@ -19,6 +19,8 @@ from upsnet.structures import PanopticTarget
 
 UNIT = (1.0, 1.0)
 NEVER = float("-inf")
+MAX_CELLS = 4096
+"""More rows or columns than any level has."""
 
 
 class Anchors(nn.Module):
@@ -47,23 +49,31 @@ class Anchors(nn.Module):
         """Anchors at each cell."""
         return int(self.base.shape[1])
 
-    def forward(self, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
-        """Grid (H, W) of each level -> float32 [H * W * A, 4] each, in the order row, column, anchor."""
-        levels = []
-        for base, stride, (height, width) in zip(self.base, self.strides, sizes, strict=True):
-            x, y = ((torch.arange(n, device=base.device) + 0.5) * stride for n in (width, height))
-            center = torch.stack([x.expand(height, width), y[:, None].expand(height, width)], dim=-1)
-            levels.append((center.repeat(1, 1, 2)[:, :, None] + base).reshape(-1, 4))
-        return levels
+    def forward(self, sizes: Sequence[tuple[int, int]]) -> tuple[list[Tensor], list[Tensor]]:
+        """Grid (H, W) of each level -> anchors in the order row, column, shape, and their names.
+
+        Returns:
+            float32 [H * W * A, 4], and int64 [H * W * A], the same for the same anchor at any padding; per level.
+        """
+        levels, names = [], []
+        for number, (base, stride, (height, width)) in enumerate(zip(self.base, self.strides, sizes, strict=True)):
+            column, row = (torch.arange(n, device=base.device) for n in (width, height))
+            cell = torch.stack([column.expand(height, width), row[:, None].expand(height, width)], dim=-1)
+            center = ((cell + 0.5) * stride).repeat(1, 1, 2)
+            levels.append((center[:, :, None] + base).reshape(-1, 4))
+            name = ((number * MAX_CELLS + cell[..., 1]) * MAX_CELLS + cell[..., 0])[..., None] * self.per_cell
+            names.append((name + torch.arange(self.per_cell, device=base.device)).flatten())
+        return levels, names
 
 
 @dataclass(frozen=True)
 class RPNOutput:
-    """Per level: logits float32 [B, A], deltas float32 [B, A, 4], anchors float32 [A, 4]."""
+    """Per level: logits float32 [B, A], deltas float32 [B, A, 4], anchors float32 [A, 4], their names int64 [A]."""
 
     logits: list[Tensor]
     deltas: list[Tensor]
     anchors: list[Tensor]
+    names: list[Tensor]
 
 
 class RPN(nn.Module):
@@ -113,8 +123,7 @@ class RPN(nn.Module):
             hidden = F.relu(self.conv(level))
             logits.append(self.cls_logits(hidden).permute(0, 2, 3, 1).flatten(1).float())
             deltas.append(self.bbox_pred(hidden).permute(0, 2, 3, 1).reshape(len(level), -1, 4).float())
-        anchors = self.anchors([(int(x.shape[2]), int(x.shape[3])) for x in levels])
-        return RPNOutput(logits, deltas, anchors)
+        return RPNOutput(logits, deltas, *self.anchors([(int(x.shape[2]), int(x.shape[3])) for x in levels]))
 
     def propose(self, output: RPNOutput, image_sizes: Tensor) -> tuple[Tensor, Tensor]:
         """Decodes, clips and suppresses.
@@ -144,10 +153,13 @@ class RPN(nn.Module):
         score, delta, anchor = torch.cat(output.logits, 1), torch.cat(output.deltas, 1), torch.cat(output.anchors)
         center = (anchor[:, :2] + anchor[:, 2:]) / 2
         within = (center < image_sizes.flip(-1)[:, None]).all(-1)
-        found = match(truth, anchor[None], within)
-        positive = within & ((found.iou >= self.positive_iou) | found.is_best)
+        found = match(truth, anchor[None])
+        overlap = found.overlap.masked_fill(~within[:, None], -1)
+        best = overlap.amax(2, keepdim=True)
+        is_best = ((overlap == best) & (best > 0)).any(1)  # no anchor overlaps some instance more than this one does
+        positive = within & ((found.iou >= self.positive_iou) | is_best)
         negative = within & ~positive & ~found.is_ignored & (found.iou < self.negative_iou)
-        chance = hashed_uniform(truth.seeds, 1, score.shape[1])
+        chance = hashed_uniform(truth.seeds, 1, torch.cat(output.names))
         some_positive, is_positive = sample_ranked(chance.where(positive, -1), self.max_positive)
         some_negative, is_negative = sample_ranked(chance.where(negative, -1), self.samples)
         room = self.samples - is_positive.sum(1, keepdim=True)

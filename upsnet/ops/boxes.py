@@ -51,19 +51,11 @@ def box_area(boxes: Tensor) -> Tensor:
     return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(-1)
 
 
-def pairwise_overlap(truth: Tensor, boxes: Tensor, is_crowd: Tensor) -> Tensor:
-    """IoU of every truth with every box; for a crowd, the share of the box that lies in it (COCO's rule).
-
-    Args:
-        truth: float32 [B, N, 4]; boxes: float32 [B or 1, M, 4]; is_crowd: bool [B, N].
-
-    Returns:
-        float32 [B, N, M]; 0 for empty boxes.
-    """
-    ax1, ay1, ax2, ay2 = truth[..., :, None, :].unbind(-1)
-    bx1, by1, bx2, by2 = boxes[..., None, :, :].unbind(-1)
+def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
+    """IoU float32 [B, N, M] of boxes [B, N, 4] and [B or 1, M, 4]; 0 for empty boxes."""
+    ax1, ay1, ax2, ay2 = a[..., :, None, :].unbind(-1)
+    bx1, by1, bx2, by2 = b[..., None, :, :].unbind(-1)
     width = torch.minimum(ax2, bx2).sub_(torch.maximum(ax1, bx1)).clamp_(min=0)
     inter = width.mul_(torch.minimum(ay2, by2).sub_(torch.maximum(ay1, by1)).clamp_(min=0))
-    box_areas = box_area(boxes)[..., None, :]
-    of_truth = (box_area(truth)[..., None] - inter).masked_fill_(is_crowd[..., None], 0)
-    return inter.div_(of_truth.add_(box_areas).clamp_(min=1e-6))
+    union = box_area(a)[..., None] + box_area(b)[..., None, :] - inter
+    return inter.div_(union.clamp_(min=1e-6))

@@ -19,17 +19,16 @@ def _mix(x: Tensor) -> Tensor:
     return (x >> 16) ^ x
 
 
-def hashed_uniform(seeds: Tensor, stream: int, count: int) -> Tensor:
-    """float32 [B, count] in 0..1.
+def hashed_uniform(seeds: Tensor, stream: int, positions: Tensor) -> Tensor:
+    """float32 [B, M] in 0..1.
 
     Args:
         seeds: int64 [B], not negative.
         stream: another one for each purpose.
-        count: numbers per image.
+        positions: int64 [M], what is drawn for: one number for each, wherever it stands in the batch.
     """
     key = _mix((seeds & _MASK) ^ _mix((seeds >> 32) + stream * 0x9E37 & _MASK))
-    position = torch.arange(count, device=seeds.device) * 0x9E3779B1 & _MASK
-    return (_mix(key[:, None] ^ position) >> 8).float() / 2**24
+    return (_mix(key[:, None] ^ (positions * 0x9E3779B1 & _MASK)) >> 8).float() / 2**24
 
 
 def sample_ranked(priority: Tensor, count: int) -> tuple[Tensor, Tensor]:

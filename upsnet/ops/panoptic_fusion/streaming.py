@@ -41,7 +41,7 @@ def _fuse_image(
     height, width = semantic.shape[-2:]
     best, winner = semantic[:num_stuff].max(0)
     explained = torch.zeros_like(best)
-    taken = torch.zeros(len(semantic) - num_stuff, height, width, dtype=torch.bool)
+    taken = {label: torch.zeros(height, width, dtype=torch.bool) for label in set(labels)}
     for slot, box in enumerate(boxes.tolist()):
         # Pixel j lies in [low, high) if its centre j + 1/2 does.
         x1, y1, x2, y2 = (math.ceil(edge - 0.5) for edge in box)
@@ -51,7 +51,7 @@ def _fuse_image(
         x, y = (torch.arange(span.start, span.stop) + 0.5 for span in (columns, rows))
         logits, _ = paste_masks(mask_logits[slot], boxes[slot], x, y)
         mask = logits > 0
-        occupied = taken[labels[slot] - 1, rows, columns]
+        occupied = taken[labels[slot]][rows, columns]
         area, overlap = mask.sum(), (mask & occupied).sum()
         if area == 0 or overlap > overlap_threshold * area:
             continue
