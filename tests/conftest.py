@@ -63,7 +63,7 @@ TINY = {
 
 @pytest.fixture(scope="session", autouse=True)
 def _two_threads():
-    torch.set_num_threads(2)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ def test_every_config_file_loads_and_survives_a_round_trip(path):
     ("override", "parts"),
     [
         ("model.backbone.widht=3", ["model.backbone.widht", "width"]),
-        ("model.backbone.width=8", ["model.backbone.width", "greater than or equal to 16"]),
+        ("model.backbone.width=8", ["model.backbone.width", "multiple of 16"]),
         ("modle.x=1", ["modle", "model"]),
         ("train.lr=-1", ["train.lr", "-1", "greater than 0"]),
         ("model.heads=all", ["model.heads", "'both', 'semantic' or 'instance'"]),

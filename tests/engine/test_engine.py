@@ -104,14 +104,21 @@ def test_one_head_alone_runs_to_the_end(make_config, tmp_path, heads):
 
 def test_four_images_can_be_learnt_by_heart(make_config, tmp_path):
     """The whole path is right if it can: PQ above 90 on its own four training images."""
-    same = "{format: shapes, num_images: 4, image_size: [64, 64], seed: 4}"
+    same = "{format: shapes, num_images: 4, image_size: [96, 96], seed: 4}"
     config = make_config(
         f"data.train={same}",
         f"data.val={same}",
         "data.augment.flip=none",
+        "data.augment.short_sides=[192]",  # the logits are at 1/4 of this: fine enough for the tips of the stars
+        "data.test_short_side=192",
+        "model.rpn.anchor_sizes=[[16], [32], [64], [128]]",
+        "model.panoptic.score_threshold=0.5",
         "model.fpn_channels=32",
         "model.instance.mask_channels=32",
+        "model.instance.roi_samples=48",
+        "model.instance.positive_fraction=0.5",
         "loss.semantic_roi=0",
+        "train.precision=auto",
         "train.optimizer=adamw",
         "train.lr=0.003",
         "train.iterations=240",
