@@ -61,7 +61,7 @@ class ResizeShortSide:
 
 
 class JitterCrop:
-    """Large-scale jitter (Ghiasi et al. 2021, sec. 3): random scale, then a random crop of a fixed size.
+    """Large-scale jitter (Ghiasi et al. 2021, sec. 3), log-uniform in scale, then a random crop of a fixed size.
 
     Args:
         crop_size: (H, W); a smaller image is kept whole (the batch pads it).

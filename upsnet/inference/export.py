@@ -9,7 +9,7 @@ from upsnet.engine.checkpoint import load_checkpoint, save_checkpoint
 
 
 def export_checkpoint(source: Path, target: Path) -> None:
-    """Writes weights, config and categories alone into one file, after checking that they make a model.
+    """Writes weights, config, categories and metrics into one file, after checking that they make a model.
 
     Args:
         source: `model.pt` or `last.pt` of a run.

@@ -27,9 +27,7 @@ def make_norm(kind: str, channels: int) -> nn.Module:
     if kind == "gn":
         return nn.GroupNorm(math.gcd(32, channels // 2), channels)
     layers: dict[str, type[nn.Module]] = {"bn": nn.BatchNorm2d, "frozen_bn": FrozenBatchNorm2d, "none": nn.Identity}
-    if kind not in layers:
-        raise ValueError(f"norm {kind!r}, expected none, gn, bn or frozen_bn")
-    return nn.Identity() if kind == "none" else layers[kind](channels)
+    return layers[kind](channels)
 
 
 def conv_block(inputs: int, outputs: int, *, norm: str = "none", dilation: int = 1) -> nn.Sequential:

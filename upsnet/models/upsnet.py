@@ -44,7 +44,7 @@ class UPSNet(nn.Module):
         rpn, instance_head: both or neither; without them, semantics alone.
         panoptic_head: the fusion.
         panoptic_rule, instance_rule: of the two detection lists.
-        loss_weights: `loss_*` name -> weight; a loss of weight 0 is not computed.
+        loss_weights: `loss_*` name -> weight; the semantic RoI and the panoptic loss are skipped at weight 0.
         pixel_mean, pixel_std: RGB, 0..255.
     """
 
