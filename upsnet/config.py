@@ -5,13 +5,14 @@ config = load_config("configs/shapes_r18.yaml", ["train.iterations=100"])
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from upsnet.config_errors import explain
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
@@ -286,7 +287,7 @@ def parse_config(values: dict[str, Any], overrides: Sequence[str] = (), *, sourc
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise ValueError(f"{source}: {_explain(error)}") from None
+        raise ValueError(f"{source}: {explain(error, Config)}") from None
 
 
 def _with(values: Any, keys: list[str], value: Any) -> Any:
@@ -295,36 +296,3 @@ def _with(values: Any, keys: list[str], value: Any) -> Any:
         return value
     base = values if isinstance(values, dict) else {}
     return {**base, keys[0]: _with(base.get(keys[0]), keys[1:], value)}
-
-
-_SOURCES: dict[int | str, type[_Section]] = {"coco": CocoConfig, "shapes": ShapesConfig}
-
-
-def _explain(error: ValidationError) -> str:
-    """One line for the first problem: an unknown key before all others."""
-    problem = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    *path, last = problem["loc"] or ("",)
-    place = [p for p in path if p not in _SOURCES] + [last]
-    key = ".".join(str(p) for p in place)
-    more = "" if error.error_count() == 1 else f" (and {error.error_count() - 1} more)"
-    if problem["type"] == "extra_forbidden":
-        names = _names_at(problem["loc"][:-1])
-        near = difflib.get_close_matches(str(place[-1]), names, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"expected one of {', '.join(names)}"
-        return f"unknown key {key!r}; {hint}{more}"
-    if problem["type"] == "missing":
-        return f"key {key!r} is missing, expected a value{more}"
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"key {key!r} is {problem['input']!r}: {message}{more}" if key else f"{message}{more}"
-
-
-def _names_at(location: tuple[int | str, ...]) -> list[str]:
-    """The keys that the section at `location` takes."""
-    section: Any = Config
-    for part in location:
-        if part in _SOURCES:
-            section = _SOURCES[part]
-        elif part in getattr(section, "model_fields", {}):
-            section = section.model_fields[part].annotation
-    sections = [s for s in (section, *get_args(section)) if hasattr(s, "model_fields")]
-    return [field.alias or name for s in sections for name, field in s.model_fields.items()]

@@ -127,14 +127,14 @@ class Detections:
         scores: float32 [B, K], 0..1; 0 in empty slots.
         labels: int64 [B, K], 1..T; 1 in empty slots.
         valid: bool [B, K].
-        mask_logits: float32 [B, K, M, M] of the slot's own class, or None.
+        mask_logits: float32 [B, K, M, M] of the slot's own class.
     """
 
     boxes: Tensor
     scores: Tensor
     labels: Tensor
     valid: Tensor
-    mask_logits: Tensor | None = None
+    mask_logits: Tensor
 
 
 @dataclass(frozen=True)

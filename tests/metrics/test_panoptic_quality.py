@@ -11,7 +11,7 @@ from cityscapesscripts.evaluation.evalPanopticSemanticLabeling import pq_compute
 from upsnet.data.categories import CategorySet
 from upsnet.data.coco import PanopticJson
 from upsnet.data.panoptic_png import segment_geometry
-from upsnet.data.predictions import PanopticWriter, segment_row
+from upsnet.data.predictions import PanopticWriter
 from upsnet.metrics.panoptic_json import evaluate_files
 from upsnet.metrics.panoptic_quality import PanopticQuality, SegmentTable, image_scores
 
@@ -110,7 +110,13 @@ def write_random(rng, folder, images):
             names = np.concatenate([[0], rng.choice(2**24 - 1, number, replace=False) + 1]).astype(np.int32)
             areas, boxes = segment_geometry(ids.astype(np.int32), number)
             rows = [
-                segment_row(names[i + 1], CATEGORIES[int(kinds[i])].id, areas[i], boxes[i], iscrowd=int(flags[i]))
+                {
+                    "id": int(names[i + 1]),
+                    "category_id": CATEGORIES[int(kinds[i])].id,
+                    "area": int(areas[i]),
+                    "bbox": [int(v) for v in boxes[i]],
+                    "iscrowd": int(flags[i]),
+                }
                 for i in range(number)
                 if areas[i]
             ]

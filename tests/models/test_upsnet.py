@@ -10,8 +10,10 @@ from upsnet.data.loader import InferenceInput, collate, open_dataset, pad_images
 from upsnet.data.targets import make_target
 from upsnet.losses import weighted_total
 from upsnet.models.build import build_model
+from upsnet.models.instance_head import DetectionRule
 from upsnet.models.rpn import Anchors
 from upsnet.ops.panoptic_fusion import reference
+from upsnet.ops.roi_align import FeatureLayout
 from upsnet.structures import PanopticBatch, PanopticTarget, Sample
 
 LOSSES = {
@@ -164,13 +166,13 @@ def test_detection_lists_keep_their_rules(model, batch):
     rois, valid = model.rpn.propose(model.rpn(levels), batch.image_sizes)
     assert rois.shape == (2, 30, 4)
     logits = torch.randn(2, 30, 5) * 4
+    layout, deltas = FeatureLayout.of(levels, (4, 8, 16, 32)), torch.zeros(2, 30, 4, 4)
     found = {
         per_class: model.instance_head.detect(
-            rois, valid, logits, torch.zeros(2, 30, 4, 4), batch.image_sizes,
-            score_threshold=0.3, nms_iou=0.5, per_class=per_class,
+            layout, rois, valid, logits, deltas, batch.image_sizes, DetectionRule(0.3, 0.5, per_class)
         )
         for per_class in (False, True)
-    }  # fmt: skip
+    }
     for detections in found.values():
         assert detections.boxes.shape == (2, 12, 4)
         assert (detections.scores[detections.valid] > 0.3).all()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ def to_prediction(output: PanopticOutput, row: int, categories: CategorySet) -> 
 
 
 def truth_as_prediction(truth: Sample, categories: CategorySet) -> PanopticPrediction:
-    """A sample's truth in the form of a prediction, for pictures."""
+    """A sample's truth in the form of a prediction, for pictures and files."""
     scores = [1.0] * len(truth.classes)
     return PanopticPrediction(
         truth.segment_map, _segments(truth.segment_map, truth.classes.tolist(), scores, categories)
@@ -53,9 +53,16 @@ def _segments(
 def prediction_rows(prediction: PanopticPrediction) -> list[dict[str, Any]]:
     """COCO-panoptic `segments_info` rows, with score, name and isthing beside the standard fields."""
     return [
-        segment_row(
-            s.id, s.category_id, s.area, s.box, score=s.score, category_name=s.category_name, isthing=int(s.is_thing)
-        )
+        {
+            "id": s.id,
+            "category_id": s.category_id,
+            "area": s.area,
+            "bbox": [s.box[0], s.box[1], s.box[2] - s.box[0], s.box[3] - s.box[1]],
+            "iscrowd": 0,
+            "score": s.score,
+            "category_name": s.category_name,
+            "isthing": int(s.is_thing),
+        }
         for s in prediction.segments
     ]
 
@@ -84,7 +91,7 @@ class PanopticWriter:
             image_id: as in the data set.
             file_name: of the picture; the PNG takes its path with the suffix `.png`.
             segment_ids: int32 [H, W], 0 = void.
-            rows: `segments_info` rows, as `segment_row` makes them.
+            rows: `segments_info` rows, as `prediction_rows` makes them.
         """
         png_name = str(Path(file_name).with_suffix(".png"))
         if Path(png_name).is_absolute() or ".." in Path(png_name).parts or png_name in self.png_names:
@@ -103,29 +110,15 @@ class PanopticWriter:
         )
 
 
-def segment_row(segment_id: int, category_id: int, area: int, box: Sequence[int], **more: Any) -> dict[str, Any]:
-    """A `segments_info` row; `box` is XYXY with exclusive ends, COCO's `bbox` is (x, y, width, height)."""
-    x1, y1, x2, y2 = (int(v) for v in box)
-    return {
-        "id": int(segment_id),
-        "category_id": category_id,
-        "area": int(area),
-        "bbox": [x1, y1, x2 - x1, y2 - y1],
-        "iscrowd": 0,
-        **more,
-    }
-
-
 def write_samples(samples: Iterable[Sample], categories: CategorySet, root: Path, split: str) -> None:
     """Writes samples as a data set in COCO panoptic layout: `root/split/*.png` and `root/annotations/`."""
     writer = PanopticWriter(root / "annotations" / f"panoptic_{split}.json", categories)
     for sample in samples:
         with atomic_path(root / split / sample.file_name) as path:
             Image.fromarray(sample.image).save(path)
-        areas, boxes = segment_geometry(sample.segment_map, len(sample.classes))
-        rows = [
-            segment_row(i + 1, categories[c].id, areas[i], boxes[i], iscrowd=int(sample.is_crowd[i]))
-            for i, c in enumerate(sample.classes)
-        ]
+        rows = prediction_rows(truth_as_prediction(sample, categories))
+        for row in rows:
+            del row["score"]
+            row["iscrowd"] = int(sample.is_crowd[row["id"] - 1])
         writer.add(sample.image_id, sample.file_name, sample.segment_map, rows)
     writer.close()

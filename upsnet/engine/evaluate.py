@@ -76,7 +76,6 @@ def _instance_masks(
     found: Detections, row: int, network_size: tuple[int, int], size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Scores [n], labels [n] and masks bool [n, H, W] of one image's instance list at the image's own size."""
-    assert found.mask_logits is not None
     valid = found.valid[row]
     boxes = scale_boxes(found.boxes[row, valid], network_size, size)
     x, y = (torch.arange(n, device=boxes.device) + 0.5 for n in (size[1], size[0]))

@@ -6,11 +6,11 @@ from upsnet.config import Config
 from upsnet.data.categories import CategorySet
 from upsnet.models.backbone import ResNet, load_backbone_weights
 from upsnet.models.fpn import FPN
-from upsnet.models.instance_head import InstanceHead
+from upsnet.models.instance_head import DetectionRule, InstanceHead
 from upsnet.models.panoptic_head import PanopticHead
 from upsnet.models.rpn import RPN, Anchors
 from upsnet.models.semantic_head import SemanticHead
-from upsnet.models.upsnet import DetectionRule, UPSNet
+from upsnet.models.upsnet import UPSNet
 
 LEVEL_STRIDES = (4, 8, 16, 32, 64)
 

@@ -22,6 +22,15 @@ NEVER = float("-inf")
 
 
 @dataclass(frozen=True)
+class DetectionRule:
+    """What enters a detection list: class probability above `score_threshold`, NMS at `nms_iou`."""
+
+    score_threshold: float
+    nms_iou: float
+    per_class: bool
+
+
+@dataclass(frozen=True)
 class SampledRois:
     """The RoIs of the losses, foreground first.
 
@@ -132,46 +141,40 @@ class InstanceHead(nn.Module):
 
     def detect(
         self,
+        layout: FeatureLayout,
         rois: Tensor,
         valid: Tensor,
         logits: Tensor,
         deltas: Tensor,
         image_sizes: Tensor,
-        *,
-        score_threshold: float,
-        nms_iou: float,
-        per_class: bool,
+        rule: DetectionRule,
     ) -> Detections:
-        """Turns the box branch's outputs into detections without masks.
+        """Turns the box branch's outputs into detections with masks.
 
         Args:
+            layout: the features.
             rois: float32 [B, R, 4]; valid: bool [B, R]; logits: [B, R, T + 1]; deltas: [B, R, T, 4].
             image_sizes: int64 [B, 2].
-            score_threshold: strict lower bound of the class probability.
-            nms_iou: NMS threshold.
-            per_class: suppress within each class (the instance list), or among all (the panoptic list).
+            rule: of the list.
         """
         rank = logits.log_softmax(-1)[..., 1:]
         boxes = clip_boxes(decode_boxes(deltas, rois[:, :, None], BOX_WEIGHTS).flatten(1, 2), image_sizes)
         boxes = boxes.view(*rank.shape, 4)
         solid = (boxes[..., 2:] - boxes[..., :2]).amin(-1) > 0
-        rank = rank.masked_fill(~(valid[..., None] & solid & (rank.exp() > score_threshold)), NEVER)
+        rank = rank.masked_fill(~(valid[..., None] & solid & (rank.exp() > rule.score_threshold)), NEVER)
         labels = torch.arange(1, self.num_things + 1, device=rank.device).expand_as(rank)
         # One row of candidates per suppression: [B, T, R] by class, or [B, 1, best R of R * T].
         rank, boxes, labels = rank.mT, boxes.transpose(1, 2), labels.mT
-        if not per_class:
+        if not rule.per_class:
             rank, boxes, labels = rank.flatten(1)[:, None], boxes.flatten(1, 2)[:, None], labels.flatten(1)[:, None]
         top = rank.topk(min(rois.shape[1], rank.shape[2]), dim=2)
         boxes = boxes.gather(2, top.indices[..., None].expand(-1, -1, -1, 4))
         labels = labels.gather(2, top.indices)
         candidates = boxes * (top.values > NEVER)[..., None]
-        keep = nms_mask(candidates.flatten(0, 1), nms_iou).view_as(labels)
+        keep = nms_mask(candidates.flatten(0, 1), rule.nms_iou).view_as(labels)
         rank = top.values.masked_fill(~keep, NEVER).flatten(1)
         best = rank.topk(min(self.max_detections, rank.shape[1]), dim=1)
         is_valid = best.values > NEVER
-        return Detections(
-            gather_rows(boxes.flatten(1, 2), best.indices) * is_valid[..., None],
-            best.values.exp(),
-            torch.where(is_valid, gather_rows(labels.flatten(1), best.indices), 1),
-            is_valid,
-        )
+        boxes = gather_rows(boxes.flatten(1, 2), best.indices) * is_valid[..., None]
+        labels = torch.where(is_valid, gather_rows(labels.flatten(1), best.indices), 1)
+        return Detections(boxes, best.values.exp(), labels, is_valid, self.mask_logits(layout, boxes, labels))

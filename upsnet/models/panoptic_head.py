@@ -144,7 +144,6 @@ class PanopticHead(nn.Module):
         if detections is None:
             assert semantic is not None
             return (semantic[0].argmax(0) + 1).int()
-        assert detections.mask_logits is not None
         one = slice(image, image + 1)
         boxes = scale_boxes(detections.boxes[one], network, output)
         num_stuff = self.num_stuff

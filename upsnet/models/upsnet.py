@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from upsnet.losses import mask_loss, pixel_loss, roi_pixel_loss
 from upsnet.models.backbone import ResNet
 from upsnet.models.fpn import FPN
-from upsnet.models.instance_head import InstanceHead
+from upsnet.models.instance_head import DetectionRule, InstanceHead
 from upsnet.models.layers import zero_padding
 from upsnet.models.matching import mask_targets, semantic_targets
 from upsnet.models.panoptic_head import NOTHING, STRIDE, PanopticHead
@@ -20,19 +20,10 @@ from upsnet.models.rpn import RPN
 from upsnet.models.semantic_head import SemanticHead
 from upsnet.ops.roi_align import FeatureLayout, roi_align
 from upsnet.ops.sampling import gather_rows
-from upsnet.structures import Detections, PanopticBatch, PanopticOutput, PanopticTarget
+from upsnet.structures import PanopticBatch, PanopticOutput, PanopticTarget
 
 ROI_STRIDES = (4, 8, 16, 32)
 SEMANTIC_ROI_BINS = 28
-
-
-@dataclass(frozen=True)
-class DetectionRule:
-    """What enters a detection list: class probability above `score_threshold`, NMS at `nms_iou`."""
-
-    score_threshold: float
-    nms_iou: float
-    per_class: bool
 
 
 class UPSNet(nn.Module):
@@ -165,8 +156,8 @@ class UPSNet(nn.Module):
             rois, valid = self.rpn.propose(self.rpn(levels[: len(self.rpn.anchors.strides)]), batch.image_sizes)
             layout = FeatureLayout.of(levels[:4], ROI_STRIDES)
             outputs = (rois, valid, *self.instance_head.box_outputs(layout, rois), batch.image_sizes)
-            panoptic = self._detect(layout, outputs, self.panoptic_rule)
-            instances = self._detect(layout, outputs, self.instance_rule) if with_instances else None
+            panoptic = self.instance_head.detect(layout, *outputs, self.panoptic_rule)
+            instances = self.instance_head.detect(layout, *outputs, self.instance_rule) if with_instances else None
         fused = self.panoptic_head(
             semantic_logits,
             panoptic,
@@ -175,10 +166,3 @@ class UPSNet(nn.Module):
             with_semantic=with_semantic and semantic_logits is not None,
         )
         return replace(fused, instances=instances)
-
-    def _detect(self, layout: FeatureLayout, outputs: tuple[Tensor, ...], rule: DetectionRule) -> Detections:
-        assert self.instance_head is not None
-        found = self.instance_head.detect(
-            *outputs, score_threshold=rule.score_threshold, nms_iou=rule.nms_iou, per_class=rule.per_class
-        )
-        return replace(found, mask_logits=self.instance_head.mask_logits(layout, found.boxes, found.labels))

@@ -21,20 +21,19 @@ class FeatureLayout:
 
     Attributes:
         table: float32 [sum over levels of B * H * W, C].
-        sizes: (H, W) of each level; strides: image pixels per cell; num_images: B.
+        sizes: (H, W) of each level; strides: image pixels per cell.
     """
 
     table: Tensor
     sizes: tuple[tuple[int, int], ...]
     strides: tuple[int, ...]
-    num_images: int
 
     @classmethod
     def of(cls, levels: Sequence[Tensor], strides: Sequence[int]) -> FeatureLayout:
         """Lays out levels [B, C, H, W] (free of a copy per level where memory is channels-last)."""
         rows = [level.permute(0, 2, 3, 1).reshape(-1, level.shape[1]) for level in levels]
         sizes = tuple((int(level.shape[2]), int(level.shape[3])) for level in levels)
-        return cls(torch.cat(rows).float(), sizes, tuple(strides), int(levels[0].shape[0]))
+        return cls(torch.cat(rows).float(), sizes, tuple(strides))
 
 
 def assign_levels(boxes: Tensor, canonical_size: float, num_levels: int) -> Tensor:
@@ -59,16 +58,16 @@ def roi_align(
     Returns:
         float32 [B * R, C, P, P], channels last in memory.
     """
-    device, count = boxes.device, boxes.shape[1]
+    device, (num_images, count) = boxes.device, boxes.shape[:2]
     points = output_size * sampling_ratio
-    image = torch.arange(layout.num_images, device=device)[:, None]
+    image = torch.arange(num_images, device=device)[:, None]
     heights, widths, first = (torch.zeros_like(levels) for _ in range(3))
     scale, start = torch.zeros_like(boxes[..., 0]), 0
     for number, ((height, width), stride) in enumerate(zip(layout.sizes, layout.strides, strict=True)):
         here = levels == number
         heights, widths = heights.masked_fill(here, height), widths.masked_fill(here, width)
         first, scale = first.masked_fill(here, start), scale.masked_fill(here, 1 / stride)
-        start += layout.num_images * height * width
+        start += num_images * height * width
     first = first + image * heights * widths
     fraction = (torch.arange(points, device=device) + 0.5) / points
 
@@ -82,7 +81,7 @@ def roi_align(
         weight = position - before
         weights = torch.stack([1 - weight, weight], -1).masked_fill(outside[..., None], 0) / sampling_ratio
         index = torch.stack([before, (before + 1).minimum(last)], -1)
-        shape = (layout.num_images, count, output_size, 2 * sampling_ratio)
+        shape = (num_images, count, output_size, 2 * sampling_ratio)
         return index.reshape(shape), weights.reshape(shape)
 
     x, x_weight = axis(boxes[..., 0], boxes[..., 2], widths)

@@ -1,0 +1,50 @@
+"""One line for what is wrong with a config: the key, the nearest names, the allowed values."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+
+def explain(error: ValidationError, root: type[BaseModel]) -> str:
+    """The first problem, an unknown key before all others; `root` is the model that was validated."""
+    problem = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    path, sections = _walk(problem["loc"], root)
+    key = ".".join(path)
+    more = "" if error.error_count() == 1 else f" (and {error.error_count() - 1} more)"
+    if problem["type"] == "extra_forbidden":
+        names = [field.alias or name for section in sections for name, field in section.model_fields.items()]
+        near = difflib.get_close_matches(path[-1], names, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"expected one of {', '.join(names)}"
+        return f"unknown key {key!r}; {hint}{more}"
+    if problem["type"] == "missing":
+        return f"key {key!r} is missing, expected a value{more}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"key {key!r} is {problem['input']!r}: {message}{more}" if key else f"{message}{more}"
+
+
+def _walk(location: tuple[int | str, ...], root: type[BaseModel]) -> tuple[list[str], list[type[BaseModel]]]:
+    """The keys as the user wrote them, without the tags of unions, and the sections that the last key stands in."""
+    path: list[str] = []
+    inner = holders = [root]
+    for part in location:
+        tagged = [s for s in inner if len(inner) > 1 and part in get_args(s.model_fields["format"].annotation)]
+        if tagged:
+            inner = tagged
+            continue
+        path.append(str(part))
+        holders = inner
+        fields = [s.model_fields[str(part)] for s in inner if part in s.model_fields]
+        inner = [s for field in fields for s in _sections(field.annotation)] or inner
+    return path, holders
+
+
+def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The config sections in a type, also inside unions and tuples."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _sections(inner)
