@@ -85,8 +85,8 @@ def test_pictures_show_segments_and_leave_void(tmp_path):
     edge[1:] |= ids[1:] != ids[:-1]
     assert (picture[edge] == 255).mean() > 0.8, "contours"
     side = comparison(sample.image, truth, sample, CATEGORIES)
-    assert side.shape == (128, 256, 3)
-    assert grid([side, side], 100).shape == (100, 100, 3)
+    assert side.shape == (128, 260, 3)
+    assert grid([side, side], 130).shape == (136, 130, 3)
 
 
 def test_rows_for_the_json():

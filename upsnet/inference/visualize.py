@@ -41,15 +41,17 @@ def overlay(image: Picture, prediction: PanopticPrediction, categories: Category
 
 
 def comparison(image: Picture, prediction: PanopticPrediction, truth: Sample, categories: CategorySet) -> Picture:
-    """The prediction (left) beside the truth (right), uint8 RGB [H, 2 W, 3]."""
-    real = truth_as_prediction(truth, categories)
-    return np.concatenate([overlay(image, p, categories) for p in (prediction, real)], axis=1)
+    """The prediction (left) beside the truth (right), a white line between them: uint8 RGB [H, 2 W + 4, 3]."""
+    pictures = [overlay(image, p, categories) for p in (prediction, truth_as_prediction(truth, categories))]
+    line = np.full((image.shape[0], 4, 3), 255, dtype=np.uint8)
+    return np.concatenate([pictures[0], line, pictures[1]], axis=1)
 
 
 def grid(pictures: Sequence[Picture], width: int = 640) -> Picture:
     """Stacks pictures of any sizes in one column of `width` pixels."""
     rows = [cv2.resize(p, (width, max(1, round(p.shape[0] * width / p.shape[1])))) for p in pictures]
-    return np.asarray(np.concatenate(rows), dtype=np.uint8)
+    framed = [cv2.copyMakeBorder(row, 0, 4, 0, 0, cv2.BORDER_CONSTANT, value=(255, 255, 255)) for row in rows]
+    return np.asarray(np.concatenate(framed), dtype=np.uint8)
 
 
 def _color(segment: Segment, categories: CategorySet) -> npt.NDArray[np.float32]:
@@ -76,6 +78,6 @@ def _label(canvas: Picture, ids: npt.NDArray[np.int32], segment: Segment) -> Non
         return
     mask = np.pad((ids[y1:y2, x1:x2] == segment.id).astype(np.uint8), 1)
     _, _, _, (x, y) = cv2.minMaxLoc(cv2.distanceTransform(mask, cv2.DIST_L2, 3))
-    corner = (x1 + x - 1 - width // 2, y1 + y - 1 + height // 2)
-    for color, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
-        cv2.putText(canvas, text, corner, cv2.FONT_HERSHEY_SIMPLEX, scale, color, thickness, cv2.LINE_AA)
+    left, bottom = x1 + x - 1 - width // 2, y1 + y - 1 + height // 2
+    cv2.rectangle(canvas, (left - 2, bottom - height - 2), (left + width + 2, bottom + 3), (0, 0, 0), cv2.FILLED)
+    cv2.putText(canvas, text, (left, bottom), cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), 1, cv2.LINE_AA)
