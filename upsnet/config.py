@@ -148,12 +148,14 @@ class InstanceConfig(_Section):
 
 
 class PanopticConfig(_Section):
-    """The parameter-free panoptic head."""
+    """How the two heads become one map."""
 
+    method: Literal["unified", "official", "heuristic"] = "unified"
+    """UPSNet's head; the same with the official program's rounding; or Kirillov's merge (usual: score, overlap 0.5)."""
     score_threshold: Fraction = 0.6
     nms_iou: Fraction = 0.5
     overlap_threshold: Fraction = 0.3
-    """An instance with more of its mask already taken by its own class is dropped."""
+    """An instance with more of its mask already taken by its own class (heuristic: by any) is dropped."""
     stuff_area_limit: Annotated[int, Field(ge=0)] = 4096
     """Stuff classes with fewer pixels in the image become void."""
     train_slots: PositiveInt = 100

@@ -136,6 +136,16 @@ class Detections:
     valid: Tensor
     mask_logits: Tensor
 
+    @classmethod
+    def none(cls, batch: int, device: torch.device) -> Detections:
+        """One empty slot per image."""
+        boxes, labels = torch.zeros(batch, 1, 4, device=device), torch.ones(batch, 1, dtype=torch.long, device=device)
+        return cls(boxes, boxes[..., 0], labels, labels == 0, boxes.new_zeros(batch, 1, 1, 1))
+
+    def __getitem__(self, images: slice) -> Detections:
+        """Those of some images."""
+        return replace(self, **{f.name: getattr(self, f.name)[images] for f in fields(self)})
+
 
 @dataclass(frozen=True)
 class PanopticOutput:
@@ -145,7 +155,7 @@ class PanopticOutput:
         segment_ids: int32 [H, W] for each image at its output size; 0 = void, `i + 1` = row `i` of the table.
         segment_classes: int64 [B, R], semantic channel of each row.
         segment_scores: float32 [B, R]; 1 for stuff.
-        semantic: int64 [H, W] for each image: the semantic head alone (None unless asked for).
+        semantic: int32 [H, W] for each image: the semantic head alone (None unless asked for).
         instances: the instance list (None unless asked for).
     """
 

@@ -21,7 +21,7 @@ from upsnet.metrics.panoptic_quality import PanopticQuality, SegmentTable
 from upsnet.metrics.semantic_iou import SemanticIoU
 from upsnet.models.upsnet import UPSNet
 from upsnet.ops.boxes import scale_boxes
-from upsnet.ops.mask_paste import paste_masks
+from upsnet.ops.mask_paste import inside_boxes, paste_masks
 from upsnet.structures import Detections, PanopticBatch, PanopticOutput
 
 
@@ -79,8 +79,8 @@ def _instance_masks(
     valid = found.valid[row]
     boxes = scale_boxes(found.boxes[row, valid], network_size, size)
     x, y = (torch.arange(n, device=boxes.device) + 0.5 for n in (size[1], size[0]))
-    logits, inside = paste_masks(found.mask_logits[row, valid], boxes, x, y)
-    values = (found.scores[row, valid], found.labels[row, valid], inside & (logits > 0))
+    pasted = inside_boxes(boxes, x, y) & (paste_masks(found.mask_logits[row, valid], boxes, x, y) > 0)
+    values = (found.scores[row, valid], found.labels[row, valid], pasted)
     scores, labels, masks = (t.cpu().numpy() for t in values)
     return scores, labels, masks
 

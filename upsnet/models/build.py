@@ -63,7 +63,9 @@ def build_model(config: Config, categories: CategorySet, *, pretrained: bool = T
             categories.num_things,
             **model.panoptic.model_dump(exclude={"score_threshold", "nms_iou"}),
         ),
-        panoptic_rule=DetectionRule(model.panoptic.score_threshold, model.panoptic.nms_iou, per_class=False),
+        panoptic_rule=DetectionRule(
+            model.panoptic.score_threshold, model.panoptic.nms_iou, per_class=model.panoptic.method == "heuristic"
+        ),
         instance_rule=DetectionRule(model.instance.score_threshold, model.instance.nms_iou, per_class=True),
         loss_weights=config.loss.weights(),
         pixel_mean=model.pixel_mean,

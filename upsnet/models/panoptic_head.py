@@ -2,44 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from upsnet.data.categories import IGNORE_LABEL, semantic_from_label
 from upsnet.ops.boxes import scale_boxes
-from upsnet.ops.panoptic_fusion import reference, streaming
+from upsnet.ops.panoptic_fusion.pipeline import panoptic_map
+from upsnet.ops.panoptic_fusion.reference import panoptic_logits
+from upsnet.ops.panoptic_fusion.segment_ids import nearest, segment_ids
+from upsnet.ops.panoptic_fusion.slots import STRIDE, Method, place_slots
 from upsnet.ops.sampling import gather_rows, hashed_uniform, sample_ranked
 from upsnet.structures import Detections, PanopticOutput, PanopticTarget
 
-STRIDE = 4
-"""Network-input pixels per cell of the semantic logits."""
 NOTHING = -1
 """Panoptic target of a pixel that teaches nothing; `IGNORE_LABEL` could be a slot's channel."""
-
-
-def upsample_semantic(logits: Tensor, network_size: tuple[int, int], output_size: tuple[int, int]) -> Tensor:
-    """Semantic logits at any output size, bilinear, for the valid part of the network's input.
-
-    Args:
-        logits: [B, C, h, w] at 1/4 of the padded input.
-        network_size: (H, W) of the valid input.
-        output_size: (H, W) of the result.
-
-    Returns:
-        float32 [B, C, H, W]; the output's pixel centres are mapped exactly, whatever the rounding of the sizes.
-    """
-    scale = [STRIDE * out / valid for out, valid in zip(output_size, network_size, strict=True)]
-    rows, columns = (-(-size // STRIDE) + 1 for size in network_size)
-    logits = logits[..., :rows, :columns]
-    # One more row and column of the edge: the rounded-down size then always reaches the output's.
-    padded = F.pad(logits.float(), (0, 1, 0, 1), mode="replicate")
-    grown = F.interpolate(
-        padded, scale_factor=scale, mode="bilinear", align_corners=False, recompute_scale_factor=False
-    )
-    return grown[..., : output_size[0], : output_size[1]]
 
 
 class PanopticHead(nn.Module):
@@ -47,7 +27,8 @@ class PanopticHead(nn.Module):
 
     Args:
         num_stuff, num_things: S and T.
-        overlap_threshold: an instance goes if more of its mask is taken by kept ones of its class.
+        method: `unified`, `official` or `heuristic` (`ops.panoptic_fusion.slots.Method`).
+        overlap_threshold: an instance goes if more of its mask is taken by kept ones of its class (heuristic: of any).
         stuff_area_limit: stuff with fewer pixels in the image becomes void.
         train_slots: true instances that enter the loss, per image, at most.
         keep_fraction: share of them that is kept while training; the rest teaches the unknown channel.
@@ -58,6 +39,7 @@ class PanopticHead(nn.Module):
         num_stuff: int,
         num_things: int,
         *,
+        method: Method = "unified",
         overlap_threshold: float = 0.3,
         stuff_area_limit: int = 4096,
         train_slots: int = 100,
@@ -65,6 +47,7 @@ class PanopticHead(nn.Module):
     ) -> None:
         super().__init__()
         self.num_stuff, self.num_things = num_stuff, num_things
+        self.method = method
         self.overlap_threshold, self.stuff_area_limit = overlap_threshold, stuff_area_limit
         self.train_slots, self.keep_fraction = train_slots, keep_fraction
 
@@ -94,7 +77,10 @@ class PanopticHead(nn.Module):
         """
         boxes = gather_rows(truth.boxes, slots) / STRIDE
         labels = gather_rows(truth.labels, slots).clamp(min=1)
-        volume = reference.panoptic_logits(semantic_logits.float(), boxes, labels, keep, mask_logits, self.num_stuff)
+        size = (semantic_logits.shape[2], semantic_logits.shape[3])
+        method: Method = "official" if self.method == "official" else "unified"  # The merge has no training form.
+        placed = place_slots(boxes, labels, keep, mask_logits, size, method)
+        volume = panoptic_logits(semantic_logits.float(), placed, self.num_stuff, method)
         middle = slice(STRIDE // 2, None, STRIDE)
         semantic, instance = truth.semantic_map[:, middle, middle], truth.instance_map[:, middle, middle].long()
         channel = torch.where(truth.is_instance, self.num_stuff + slots.shape[1], NOTHING)
@@ -121,64 +107,62 @@ class PanopticHead(nn.Module):
             network_sizes, output_sizes: (H, W) per image: valid network input, and result.
             with_semantic: also give the argmax of the semantic head.
         """
-        maps, semantics = [], []
-        for image, (network, output) in enumerate(zip(network_sizes, output_sizes, strict=True)):
-            semantic = None
-            if semantic_logits is not None:
-                semantic = upsample_semantic(semantic_logits[image : image + 1], network, output)
-                if with_semantic:
-                    semantics.append(semantic[0].argmax(0))
-            maps.append(self._fuse(semantic, detections, image, network, output))
-        classes, scores = self._table(semantic_logits, detections)
+        count, num_stuff, limit = len(network_sizes), self.num_stuff, self.stuff_area_limit
+        has_both = semantic_logits is not None and detections is not None
+        if detections is None:  # The semantic head alone: every class is like stuff, of any area.
+            assert semantic_logits is not None
+            num_stuff, limit = semantic_logits.shape[1], 0
+            detections = Detections.none(count, semantic_logits.device)
+        elif semantic_logits is None:  # The instance head alone: masks compete with a stuff of logit 0, which is void.
+            num_stuff, limit = max(1, num_stuff), sys.maxsize
+            semantic_logits = detections.scores.new_zeros(count, num_stuff + self.num_things, 1, 1)
+        stuff = torch.arange(num_stuff, device=detections.labels.device).expand(count, -1)
+        # Officially the stand-in for "no detection" is of the last stuff class; no other empty slot is ever seen.
+        things = semantic_from_label(detections.labels, num_stuff).where(detections.valid, num_stuff - 1)
+        maps: list[Tensor] = []
+        semantics: list[Tensor] = []
+        sizes = list(zip(network_sizes, output_sizes, strict=True))
+        for (network, output), members in groupby(range(count), key=sizes.__getitem__):
+            part = slice(len(maps), len(maps) + len(list(members)))
+            channels, semantic = self._fuse(
+                semantic_logits[part], detections[part], network, output, num_stuff, with_semantic
+            )
+            classes = torch.cat([stuff[part], things[part]], 1)
+            rule_on = semantic if self.method == "official" and has_both else None
+            maps.extend(segment_ids(channels, classes, num_stuff, limit, rule_on))
+            semantics.extend([] if semantic is None else semantic)
+        classes = torch.cat([stuff, things - (num_stuff - self.num_stuff)], 1)
+        scores = torch.cat([torch.ones_like(stuff, dtype=torch.float32), detections.scores], 1)
         return PanopticOutput(maps, classes, scores, semantics if with_semantic else None)
 
     def _fuse(
         self,
-        semantic: Tensor | None,
-        detections: Detections | None,
-        image: int,
+        semantic_logits: Tensor,
+        detections: Detections,
         network: tuple[int, int],
         output: tuple[int, int],
-    ) -> Tensor:
-        """The segment map int32 [H, W] of one image."""
-        if detections is None:
-            assert semantic is not None
-            return (semantic[0].argmax(0) + 1).int()
-        one = slice(image, image + 1)
-        boxes = scale_boxes(detections.boxes[one], network, output)
-        num_stuff = self.num_stuff
-        if semantic is None:  # The instance head alone: masks compete with a background of logit 0.
-            num_stuff = 1
-            semantic = boxes.new_zeros(()).expand(1, 1 + self.num_things, *output)
-        fuse = streaming.fuse if boxes.device.type == "cpu" else reference.fuse
-        channel = fuse(
-            semantic,
-            boxes,
-            detections.labels[one],
-            detections.valid[one],
-            detections.mask_logits[one],
+        num_stuff: int,
+        with_semantic: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Panoptic and semantic map int32 [B, H, W] of images of one size."""
+        is_official = self.method == "official"
+        size = network if is_official else output
+        if not is_official:  # Logits beyond the valid cells depend on the amount of padding.
+            rows, columns = (-(-n // STRIDE) for n in network)
+            semantic_logits = semantic_logits[..., :rows, :columns]
+        channels, semantic = panoptic_map(
+            semantic_logits,
+            scale_boxes(detections.boxes, network, size),
+            detections.labels,
+            detections.valid,
+            detections.mask_logits,
+            network_size=network,
+            size=size,
             num_stuff=num_stuff,
             overlap_threshold=self.overlap_threshold,
-        )[0]
-        slots = detections.labels.shape[1]
-        ids = torch.arange(1, num_stuff + slots + 2, device=channel.device)
-        ids[-1] = 0
-        if num_stuff != self.num_stuff:
-            ids[:num_stuff] = 0
-            ids[num_stuff:-1] += self.num_stuff - num_stuff
-        else:
-            area = torch.zeros_like(ids).scatter_add_(0, channel.flatten(), torch.ones_like(channel).flatten())
-            ids[:num_stuff].masked_fill_(area[:num_stuff] < self.stuff_area_limit, 0)
-        return ids[channel].int()
-
-    def _table(self, semantic_logits: Tensor | None, detections: Detections | None) -> tuple[Tensor, Tensor]:
-        """Class and score of every id: S stuff rows and K instance rows; S + T rows for the semantic head alone."""
-        if detections is None:
-            assert semantic_logits is not None
-            count, num_classes = semantic_logits.shape[:2]
-            classes = torch.arange(num_classes, device=semantic_logits.device).expand(count, -1)
-            return classes, torch.ones(classes.shape, device=classes.device)
-        labels = detections.labels
-        stuff = torch.arange(self.num_stuff, device=labels.device).expand(len(labels), -1)
-        classes = torch.cat([stuff, semantic_from_label(labels, self.num_stuff)], 1)
-        return classes, torch.cat([torch.ones_like(stuff, dtype=torch.float32), detections.scores], 1)
+            method=self.method,
+            with_semantic=with_semantic or is_official,
+        )
+        if is_official and semantic is not None:
+            channels, semantic = (nearest(m, network, output) for m in (channels, semantic))
+        return channels, semantic

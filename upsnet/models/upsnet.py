@@ -15,9 +15,10 @@ from upsnet.models.fpn import FPN
 from upsnet.models.instance_head import DetectionRule, InstanceHead
 from upsnet.models.layers import zero_padding
 from upsnet.models.matching import mask_targets, semantic_targets
-from upsnet.models.panoptic_head import NOTHING, STRIDE, PanopticHead
+from upsnet.models.panoptic_head import NOTHING, PanopticHead
 from upsnet.models.rpn import RPN
 from upsnet.models.semantic_head import SemanticHead
+from upsnet.ops.panoptic_fusion.slots import STRIDE
 from upsnet.ops.roi_align import FeatureLayout, roi_align
 from upsnet.ops.sampling import gather_rows
 from upsnet.structures import PanopticBatch, PanopticOutput, PanopticTarget

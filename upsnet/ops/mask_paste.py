@@ -20,12 +20,7 @@ def paste_weights(low: Tensor, high: Tensor, centers: Tensor, mask_size: int) ->
     return (1 - (position[..., None] - cells).abs()).clamp(min=0)
 
 
-def inside(low: Tensor, high: Tensor, centers: Tensor) -> Tensor:
-    """bool [..., P]: the pixel centre lies in the half-open interval low <= c < high."""
-    return (centers >= low[..., None]) & (centers < high[..., None])
-
-
-def paste_masks(mask_logits: Tensor, boxes: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def paste_masks(mask_logits: Tensor, boxes: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """Resamples masks on the grid of pixel centres x [W], y [H] (in the unit of the boxes).
 
     Args:
@@ -33,10 +28,20 @@ def paste_masks(mask_logits: Tensor, boxes: Tensor, x: Tensor, y: Tensor) -> tup
         boxes: float32 [..., 4], XYXY.
 
     Returns:
-        logits float32 [..., H, W], extended by the mask's edge outside the box, and bool [..., H, W]: inside the box.
+        float32 [..., H, W], extended by the mask's edge outside the box.
     """
+    rows, columns = paste_factors(mask_logits, boxes, x, y)
+    return rows @ columns
+
+
+def paste_factors(mask_logits: Tensor, boxes: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Two factors [..., H, M] and [..., M, W] whose product is `paste_masks`: any part of it costs only that part."""
     x1, y1, x2, y2 = boxes.unbind(-1)
-    columns = paste_weights(x1, x2, x, mask_logits.shape[-1])
     rows = paste_weights(y1, y2, y, mask_logits.shape[-2])
-    logits = rows @ mask_logits @ columns.transpose(-1, -2)
-    return logits, inside(y1, y2, y)[..., :, None] & inside(x1, x2, x)[..., None, :]
+    return rows @ mask_logits, paste_weights(x1, x2, x, mask_logits.shape[-1]).transpose(-1, -2)
+
+
+def inside_boxes(boxes: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """bool [..., H, W]: the pixel centre lies in the box [..., 4], low edges included, high edges not."""
+    x1, y1, x2, y2 = boxes[..., None].unbind(-2)
+    return ((y >= y1) & (y < y2))[..., :, None] & ((x >= x1) & (x < x2))[..., None, :]

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms as torchvision_nms
 
+from upsnet.ops.backend import has_kernels
+
 
 @torch.library.custom_op("upsnet::nms_mask", mutates_args=())
 def nms_mask(boxes: Tensor, iou_threshold: float) -> Tensor:
@@ -19,6 +21,11 @@ def nms_mask(boxes: Tensor, iou_threshold: float) -> Tensor:
     Returns:
         bool [R, M], True where a box is kept.
     """
+    return _nms_rows(boxes, iou_threshold)
+
+
+def _nms_rows(boxes: Tensor, iou_threshold: float) -> Tensor:
+    """Row by row, by torchvision; waits for the host."""
     keep = boxes.new_ones(boxes.shape[:2], dtype=torch.bool)
     order = torch.arange(boxes.shape[1], 0, -1, device=boxes.device, dtype=torch.float32)
     solid = (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
@@ -28,6 +35,15 @@ def nms_mask(boxes: Tensor, iou_threshold: float) -> Tensor:
         keep[row, positions] = False
         keep[row, positions[kept]] = True
     return keep
+
+
+@nms_mask.register_kernel("cuda")
+def _(boxes: Tensor, iou_threshold: float) -> Tensor:
+    if not has_kernels(boxes):
+        return _nms_rows(boxes, iou_threshold)
+    from upsnet.ops import nms_triton
+
+    return nms_triton.nms_mask(boxes, iou_threshold)
 
 
 @nms_mask.register_fake

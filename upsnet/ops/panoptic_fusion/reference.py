@@ -1,95 +1,114 @@
 """The definition of the panoptic head (Xiong et al. 2019, sec. 3.3): the full volume of logits, and its argmax.
 
-Channels: S stuff logits; K instances, each its class's semantic logit plus its mask logit inside its box; one
-`unknown`, the best thing logit minus what the instances explain. Three departures from the official program are on
-purpose (ARCHITECTURE.md, "Panoptic head"): an instance exists only inside its box, box edges are continuous
-(a pixel belongs to a box if its centre does), and an absent instance explains 0.
+Channels: S stuff logits; K instances, each its class's semantic logit plus its mask logit; one `unknown`, the best
+thing logit minus what the instances explain. `streaming` and `triton` must give the same maps.
 """
 
 from __future__ import annotations
+
+from fractions import Fraction
 
 import torch
 from torch import Tensor
 
 from upsnet.data.categories import semantic_from_label
-from upsnet.ops.mask_paste import paste_masks
-
-NEVER = -1e4
-"""Logit of an instance outside its box: never the maximum, and finite, so that gradients are."""
+from upsnet.ops.mask_paste import inside_boxes, paste_masks
+from upsnet.ops.panoptic_fusion.slots import ALWAYS, NEVER, Grid, Method, Slots
 
 
-def panoptic_logits(
-    semantic: Tensor, boxes: Tensor, labels: Tensor, keep: Tensor, mask_logits: Tensor, num_stuff: int
-) -> Tensor:
-    """The volume of panoptic logits; differentiable in `semantic` and `mask_logits`.
+def panoptic_logits(semantic: Tensor, slots: Slots, num_stuff: int, method: Method = "unified") -> Tensor:
+    """The volume of panoptic logits; differentiable in `semantic` and the mask logits.
 
     Args:
         semantic: float32 [B, S + T, H, W], semantic logits at the resolution of the result.
-        boxes: float32 [B, K, 4], XYXY in pixels of that resolution.
-        labels: int64 [B, K], 1..T.
-        keep: bool [B, K]; other slots never win and explain nothing.
-        mask_logits: float32 [B, K, M, M].
+        slots: those that compete.
         num_stuff: S.
+        method: `unified`: an instance exists in its region only, and an absent one explains 0. `official`: the planes
+            are 0 outside, and 0 is explained only where some instance is absent. `heuristic`: the first mask that is
+            on wins, and `unknown` wins where a thing does with no mask on.
 
     Returns:
         float32 [B, S + K + 1, H, W].
     """
-    own, logits, inside = _planes(semantic, boxes, labels, mask_logits, num_stuff)
-    inside = inside & keep[..., None, None]
-    instances = torch.where(inside, own + logits, NEVER)
-    explained = torch.where(inside, own, 0).amax(1, keepdim=True).clamp(min=0)
-    unknown = semantic[:, num_stuff:].amax(1, keepdim=True) - explained
-    return torch.cat([semantic[:, :num_stuff], instances, unknown], dim=1)
+    size = (semantic.shape[-2], semantic.shape[-1])
+    in_mask, in_semantic = _pixels(slots.mask_region, size), _pixels(slots.semantic_region, size)
+    channel = semantic_from_label(slots.labels, num_stuff)[..., None, None].expand(-1, -1, *size)
+    class_plane = torch.where(in_semantic, semantic.gather(1, channel), 0)
+    mask_plane = torch.where(in_mask, _paste(slots, size), 0)
+    valid = slots.valid[..., None, None]
+    best_thing = semantic[:, num_stuff:].amax(1, keepdim=True)
+    if method == "heuristic":
+        instances, explained = torch.where(mask_plane > 0, ALWAYS, NEVER), torch.zeros_like(best_thing)
+    elif method == "official":
+        instances = class_plane + mask_plane
+        explained = class_plane.where(valid, -torch.inf).amax(1, keepdim=True)
+    else:
+        instances = torch.where(in_mask, class_plane + mask_plane, NEVER)
+        explained = class_plane.where(valid, 0).amax(1, keepdim=True).clamp(min=0)
+    return torch.cat([semantic[:, :num_stuff], instances.where(valid, NEVER), best_thing - explained], dim=1)
 
 
-def keep_instances(mask: Tensor, labels: Tensor, valid: Tensor, overlap_threshold: float) -> Tensor:
-    """Drops instances whose mask is mostly taken by kept instances of the same class before them.
+def keep_instances(slots: Slots, size: tuple[int, int], overlap: Fraction) -> Tensor:
+    """Mask removal: drops what is mostly taken by kept instances of the same label before it, and what is empty.
 
     Args:
-        mask: bool [B, K, H, W], in order of falling score.
-        labels: int64 [B, K]; valid: bool [B, K].
-        overlap_threshold: share of the own mask above which an instance goes; one without pixels goes too.
+        slots: all, in order of falling score.
+        size: (H, W) of the result.
+        overlap: share of the own pixels (mask logit > 0) above which an instance goes; the arithmetic is exact.
 
     Returns:
         bool [B, K].
     """
-    keep = torch.zeros_like(valid)
+    mask = _pixels(slots.mask_region, size) & (_paste(slots, size) > 0)
+    images, keep = torch.arange(len(mask), device=mask.device), torch.zeros_like(slots.valid)
+    # What the kept instances of a label cover, in the place of the first slot with that label.
+    taken = torch.zeros_like(mask)
+    first = (slots.labels[:, :, None] == slots.labels[:, None]).int().argmax(2)
     for k in range(mask.shape[1]):
-        rivals = keep[:, :k] & (labels[:, :k] == labels[:, k : k + 1])
-        taken = (mask[:, :k] & rivals[..., None, None]).any(1)
-        area = mask[:, k].sum((1, 2))
-        overlap = (mask[:, k] & taken).sum((1, 2))
-        keep[:, k] = valid[:, k] & (area > 0) & (overlap <= overlap_threshold * area)
+        own, place = mask[:, k], (images, first[:, k])
+        area, shared = own.sum((1, 2)), (own & taken[place]).sum((1, 2))
+        fits = shared * overlap.denominator <= area * overlap.numerator
+        keep[:, k] = slots.valid[:, k] & (area > 0) & fits
+        taken[place] |= own & keep[:, k, None, None]
     return keep
 
 
 def fuse(
-    semantic: Tensor,
-    boxes: Tensor,
-    labels: Tensor,
-    valid: Tensor,
-    mask_logits: Tensor,
-    *,
-    num_stuff: int,
-    overlap_threshold: float,
-) -> Tensor:
-    """The panoptic map by the full volume. Arguments as `panoptic_logits`, `valid` for `keep`, in score order.
+    semantic_logits: Tensor, slots: Slots, grid: Grid, *, num_stuff: int, method: Method, with_semantic: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The panoptic map.
+
+    Args:
+        semantic_logits: float [B, S + T, h, w], at 1/4 of the network's input.
+        slots: those that compete.
+        grid: the pixels of the result.
+        num_stuff: S.
+        method: see `panoptic_logits`.
+        with_semantic: also give the argmax of the semantic logits.
 
     Returns:
-        int64 [B, H, W]: 0..S-1 stuff, S + k for slot k, S + K unknown.
+        int32 [B, H, W]: 0..S-1 stuff, S + k for slot k, S + K unknown; and int32 [B, H, W] or None.
     """
-    _, logits, inside = _planes(semantic, boxes, labels, mask_logits, num_stuff)
-    keep = keep_instances(inside & (logits > 0), labels, valid, overlap_threshold)
-    return panoptic_logits(semantic, boxes, labels, keep, mask_logits, num_stuff).argmax(1)
+    semantic = upsample(semantic_logits.float(), grid)
+    panoptic = panoptic_logits(semantic, slots, num_stuff, method).argmax(1).int()
+    return panoptic, semantic.argmax(1).int() if with_semantic else None
 
 
-def _planes(
-    semantic: Tensor, boxes: Tensor, labels: Tensor, mask_logits: Tensor, num_stuff: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Per instance: the semantic logit of its class, its mask logit, and where its box is; each [B, K, H, W]."""
-    height, width = semantic.shape[-2:]
-    x, y = (torch.arange(n, device=semantic.device) + 0.5 for n in (width, height))
-    logits, inside = paste_masks(mask_logits, boxes, x, y)
-    channel = semantic_from_label(labels, num_stuff)
-    own = semantic.gather(1, channel[..., None, None].expand(-1, -1, height, width))
-    return own, logits, inside
+def upsample(x: Tensor, grid: Grid) -> Tensor:
+    """Bilinear: [..., h, w] -> [..., H, W]."""
+    rows, columns = grid.rows, grid.columns
+    x = torch.lerp(x[..., rows.low, :], x[..., rows.high, :], rows.weight[:, None])
+    return torch.lerp(x[..., columns.low], x[..., columns.high], columns.weight)
+
+
+def _paste(slots: Slots, size: tuple[int, int]) -> Tensor:
+    return paste_masks(slots.mask_logits, slots.frame, *_centers(size, slots.frame.device))
+
+
+def _pixels(region: Tensor, size: tuple[int, int]) -> Tensor:
+    """bool [B, K, H, W]: which pixels lie in a region [B, K, 4]."""
+    return inside_boxes(region, *_centers(size, region.device))
+
+
+def _centers(size: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+    return torch.arange(size[1], device=device) + 0.5, torch.arange(size[0], device=device) + 0.5
