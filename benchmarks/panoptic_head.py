@@ -3,12 +3,12 @@
 
     python benchmarks/panoptic_head.py | tee -a benchmarks/results/panoptic_head.jsonl
 
-One JSON line per case, each measured in a fresh process. `naive` upsamples the semantic logits, stacks a plane per stuff class
-and instance, and takes the argmax; `heuristic` is the merge of Kirillov et al. 2018 by the fastest implementation here.
-`naive_over_this` above 1 means faster than naive. Logits are smooth random fields with some noise, as networks give;
-`--noise` makes them white, which is the worst case for `streaming`. A case whose naive volume needs more than half of the
-free memory is printed as skipped. On a GPU `copy_ms` is a measured device-to-device copy of `minimum_mb`: the logits and masks
-read once, the map written once.
+One JSON line per case, each measured in a fresh process. `naive` upsamples the semantic logits, stacks a plane per
+stuff class and instance, and takes the argmax; `heuristic` is the merge of Kirillov et al. 2018 by the fastest
+implementation. `naive_over_this` above 1 means faster than naive. Logits are smooth random fields with some noise, as
+networks give; `--noise` makes them white, which is the worst case for `streaming`. A naive case that needs more than
+half of the free memory is printed as skipped. On a GPU `copy_ms` is a measured device-to-device copy of `minimum_mb`:
+the logits and masks read once, the map written once.
 """
 
 from __future__ import annotations

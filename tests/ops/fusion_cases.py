@@ -21,7 +21,7 @@ def random_case(seed, batch, slots, network, size, *, mask_size=28):
 
 
 def exact_case(seed):
-    """A case without rounding, full of ties: integer logits, whole pixels, masks as large as the boxes. And its size."""
+    """A case without rounding, full of ties (integer logits, whole pixels, cells as large as pixels), and its size."""
     g = torch.Generator().manual_seed(seed)
     semantic = torch.randint(-1, 2, (2, S + T, 10, 16), generator=g).float()
     corner = torch.randint(-4, 40, (2, 12, 2), generator=g).float()
