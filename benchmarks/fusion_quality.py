@@ -67,9 +67,7 @@ def main() -> None:
         model = replace(checkpoint, config=config).build().to(device, memory_format=torch.channels_last)
         timer = Timer(model.panoptic_head)
         metrics = evaluate(model, dataset, config, device)["panoptic"]
-        scores = {
-            f"{key}_{group.lower()}": metrics[group][key] for group in ("All", "Things", "Stuff") for key in ("pq",)
-        }
+        scores = {f"pq_{group.lower()}": metrics[group]["pq"] for group in ("All", "Things", "Stuff")}
         row: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), "machine": machine, "torch": torch.__version__}
         row |= {"checkpoint": str(args.checkpoint), "images": len(dataset), "method": method, "overrides": overrides}
         row |= {k: round(v, 2) for k, v in scores.items()}

@@ -10,20 +10,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from upsnet.config_errors import explain
+from upsnet.config_model import Fraction, ModelConfig, Section, Weight
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Weight = Annotated[float, Field(ge=0)]
 Size = tuple[PositiveInt, PositiveInt]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class CocoConfig(_Section):
+class CocoConfig(Section):
     """A data set in COCO panoptic layout. Paths are relative to $UPSNET_DATASETS (default `datasets/`)."""
 
     format: Literal["coco"]
@@ -33,7 +28,7 @@ class CocoConfig(_Section):
     """By default `annotation_file` without `.json`."""
 
 
-class ShapesConfig(_Section):
+class ShapesConfig(Section):
     """The generated data set."""
 
     format: Literal["shapes"]
@@ -45,7 +40,7 @@ class ShapesConfig(_Section):
 Source = Annotated[CocoConfig | ShapesConfig, Field(discriminator="format")]
 
 
-class CategoryConfig(_Section):
+class CategoryConfig(Section):
     """A class, as in a COCO-panoptic JSON; other fields of the row are left aside."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -56,7 +51,7 @@ class CategoryConfig(_Section):
     color: tuple[int, int, int] | None = None
 
 
-class AugmentConfig(_Section):
+class AugmentConfig(Section):
     """Training augmentation; `crop_size` chooses large-scale jitter in place of the short-side resize."""
 
     short_sides: tuple[PositiveInt, ...] = ()
@@ -68,117 +63,24 @@ class AugmentConfig(_Section):
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
 
 
-class DataConfig(_Section):
+class DataConfig(Section):
     """Data sets, augmentation, and the size at which images are tested."""
 
     train: Source
     val: Source
-    categories: tuple[CategoryConfig, ...] | None = None
-    """The classes that the data must have; by default those of the training JSON."""
+    categories: tuple[CategoryConfig, ...] | Literal["coco", "cityscapes"] | None = None
+    """The classes that the data must have: rows, or a public set's name; by default those of the training JSON."""
     augment: AugmentConfig = AugmentConfig()
     test_short_side: PositiveInt | None = None
     """None: the images' own size."""
     test_max_side: PositiveInt = 1333
+    test_resize: Literal["uint8", "float"] = "uint8"
+    """float: without rounding, at exactly the scale of the shorter side (the official UPSNet)."""
     size_divisor: Annotated[int, Field(ge=32, multiple_of=32)] = 32
     num_workers: Annotated[int, Field(ge=0)] = 2
 
 
-class BackboneConfig(_Section):
-    """ResNet. `weights`: a torchvision name (IMAGENET1K_V1) or a file with torchvision's names; None: random."""
-
-    name: Literal["resnet18", "resnet34", "resnet50", "resnet101"] = "resnet50"
-    width: Annotated[int, Field(ge=16, multiple_of=16)] = 64
-    """Of the stem. Below 16 channels oneDNN's gradient of a strided 1x1 convolution crashes (torch 2.15, CPU)."""
-    norm: Literal["frozen_bn", "bn", "gn"] = "frozen_bn"
-    freeze_at: Annotated[int, Field(ge=0, le=5)] = 2
-    """0: nothing is frozen; 1: the stem; n: also the stages up to res-n."""
-    weights: str | None = None
-
-
-class SemanticConfig(_Section):
-    """The semantic head: convolutions shared by P2-P5."""
-
-    conv: Literal["dilated", "deformable"] = "dilated"
-    num_layers: Annotated[int, Field(ge=1)] = 3
-    channels: PositiveInt = 128
-    dilation: PositiveInt = 2
-    norm: Literal["none", "gn"] = "none"
-
-
-class RPNConfig(_Section):
-    """Region proposals. `anchor_sizes` has one row per level from P2 on (5 rows: up to P6)."""
-
-    anchor_sizes: tuple[tuple[PositiveFloat, ...], ...] = ((32,), (64,), (128,), (256,), (512,))
-    aspect_ratios: tuple[PositiveFloat, ...] = (0.5, 1.0, 2.0)
-    pre_nms: PositiveInt = 1000
-    post_nms: PositiveInt = 1000
-    pre_nms_train: PositiveInt = 2000
-    post_nms_train: PositiveInt = 2000
-    nms_iou: Fraction = 0.7
-    positive_iou: Fraction = 0.7
-    negative_iou: Fraction = 0.3
-    samples: PositiveInt = 256
-    positive_fraction: Fraction = 0.5
-
-    @model_validator(mode="after")
-    def _check(self) -> RPNConfig:
-        if not 1 <= len(self.anchor_sizes) <= 5 or len({len(row) for row in self.anchor_sizes}) != 1:
-            raise ValueError("anchor_sizes needs 1 to 5 rows (P2..P6) of equal length")
-        return self
-
-
-class InstanceConfig(_Section):
-    """Boxes, classes and masks of the proposals, and the two detection lists."""
-
-    roi_samples: PositiveInt = 512
-    positive_fraction: Fraction = 0.25
-    positive_iou: Fraction = 0.5
-    canonical_size: PositiveFloat = 224
-    """Boxes of this size (square root of the area) pool from P4."""
-    box_channels: PositiveInt = 1024
-    box_pool: PositiveInt = 7
-    mask_channels: PositiveInt = 256
-    mask_layers: Annotated[int, Field(ge=0)] = 4
-    mask_pool: PositiveInt = 14
-    mask_norm: Literal["none", "gn"] = "none"
-    max_detections: PositiveInt = 100
-    """K, the slots of each list."""
-    score_threshold: Fraction = 0.05
-    nms_iou: Fraction = 0.5
-
-
-class PanopticConfig(_Section):
-    """How the two heads become one map."""
-
-    method: Literal["unified", "official", "heuristic"] = "unified"
-    """UPSNet's head; the same with the official program's rounding; or Kirillov's merge (usual: score, overlap 0.5)."""
-    score_threshold: Fraction = 0.6
-    nms_iou: Fraction = 0.5
-    overlap_threshold: Fraction = 0.3
-    """An instance with more of its mask already taken by its own class (heuristic: by any) is dropped."""
-    stuff_area_limit: Annotated[int, Field(ge=0)] = 4096
-    """Stuff classes with fewer pixels in the image become void."""
-    train_slots: PositiveInt = 100
-    """Ground-truth instances that enter the panoptic loss, per image."""
-    keep_fraction: Fraction = 0.7
-    """Share of them that is kept; the rest teaches the unknown channel."""
-
-
-class ModelConfig(_Section):
-    """UPSNet."""
-
-    heads: Literal["both", "semantic", "instance"] = "both"
-    backbone: BackboneConfig = BackboneConfig()
-    fpn_channels: PositiveInt = 256
-    semantic: SemanticConfig = SemanticConfig()
-    rpn: RPNConfig = RPNConfig()
-    instance: InstanceConfig = InstanceConfig()
-    panoptic: PanopticConfig = PanopticConfig()
-    pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
-    pixel_std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (58.395, 57.12, 57.375)
-
-
-class LossConfig(_Section):
+class LossConfig(Section):
     """Weight of each loss; 0 skips its computation where that saves time."""
 
     rpn_objectness: Weight = 1.0
@@ -189,13 +91,17 @@ class LossConfig(_Section):
     semantic: Weight = 1.0
     semantic_roi: Weight = 0.2
     panoptic: Weight = 1.0
+    normalizer: Literal["labelled", "official"] = "labelled"
+    """official: the semantic RoI and the panoptic loss are averaged over ignored pixels too, and the objectness over
+    `rpn.samples` whatever was sampled."""
 
     def weights(self) -> dict[str, float]:
         """Loss name (`loss_class`, ...) -> weight."""
-        return {f"loss_{name}": value for name, value in self.model_dump(by_alias=True).items()}
+        values = self.model_dump(by_alias=True, exclude={"normalizer"})
+        return {f"loss_{name}": value for name, value in values.items()}
 
 
-class TrainConfig(_Section):
+class TrainConfig(Section):
     """Optimiser and schedule, in iterations; `batch_size` is images per step over all processes."""
 
     iterations: PositiveInt
@@ -226,7 +132,7 @@ class TrainConfig(_Section):
         return self
 
 
-class EvaluateConfig(_Section):
+class EvaluateConfig(Section):
     """How the model is judged."""
 
     batch_size: PositiveInt = 1
@@ -236,7 +142,7 @@ class EvaluateConfig(_Section):
     """Images shown in TensorBoard and written as overlays beside the truth."""
 
 
-class Config(_Section):
+class Config(Section):
     """A whole run."""
 
     seed: Annotated[int, Field(ge=0)] = 0

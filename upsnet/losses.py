@@ -33,17 +33,19 @@ def smooth_l1(prediction: Tensor, target: Tensor, beta: float) -> Tensor:
 
 
 def objectness_and_box_loss(
-    logits: Tensor, deltas: Tensor, targets: Tensor, is_positive: Tensor, is_sampled: Tensor
+    logits: Tensor, deltas: Tensor, targets: Tensor, is_positive: Tensor, is_sampled: Tensor, divisor: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """RPN losses of the sampled anchors (Ren et al. 2015, eq. 1), both over the number of sampled anchors.
 
     Args:
         logits: [B, M]; deltas, targets: [B, M, 4]; is_positive, is_sampled: bool [B, M].
+        divisor: of the objectness loss, in place of the number of sampled anchors.
     """
     count = is_sampled.sum(1).float()
     objectness = F.binary_cross_entropy_with_logits(logits.float(), is_positive.float(), reduction="none")
     box = smooth_l1(deltas, targets, beta=1 / 9)
-    return image_mean(objectness, is_sampled, count), image_mean(box, is_positive, count)
+    objectness_count = count if divisor is None else torch.full_like(count, divisor)
+    return image_mean(objectness, is_sampled, objectness_count), image_mean(box, is_positive, count)
 
 
 def class_and_box_loss(
@@ -71,26 +73,29 @@ def mask_loss(logits: Tensor, targets: Tensor, is_positive: Tensor) -> Tensor:
     return image_mean(loss, is_positive[..., None, None])
 
 
-def pixel_loss(logits: Tensor, target: Tensor, ignore: int = IGNORE_LABEL) -> Tensor:
+def pixel_loss(logits: Tensor, target: Tensor, ignore: int = IGNORE_LABEL, *, over_ignored: bool = False) -> Tensor:
     """Cross-entropy over the labelled pixels of each image.
 
     Args:
         logits: [B, C, H, W]; target: integer [B, H, W], `ignore` where nothing is known.
+        over_ignored: divide by the number of all pixels.
     """
     loss = F.cross_entropy(logits.float(), target.long(), ignore_index=ignore, reduction="none")
-    return image_mean(loss, target != ignore)
+    return image_mean(loss, torch.ones_like(loss) if over_ignored else target != ignore)
 
 
-def roi_pixel_loss(logits: Tensor, target: Tensor, is_roi: Tensor) -> Tensor:
+def roi_pixel_loss(logits: Tensor, target: Tensor, is_roi: Tensor, *, over_ignored: bool = False) -> Tensor:
     """Semantic cross-entropy inside the ground-truth boxes (Xiong et al. 2019, sec. 3.2).
 
     Args:
         logits: [B, N, C, M, M]; target: int64 [B, N, M, M] or `IGNORE_LABEL`; is_roi: bool [B, N].
+        over_ignored: divide by the number of all cells of the boxes.
     """
     loss = F.cross_entropy(
         logits.float().flatten(0, 1), target.flatten(0, 1), ignore_index=IGNORE_LABEL, reduction="none"
     )
-    return image_mean(loss.view_as(target), (target != IGNORE_LABEL) & is_roi[..., None, None])
+    counts = is_roi[..., None, None].expand_as(target) if over_ignored else target != IGNORE_LABEL
+    return image_mean(loss.view_as(target), counts & is_roi[..., None, None])
 
 
 def weighted_total(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:

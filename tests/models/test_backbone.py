@@ -3,8 +3,9 @@ import torch
 import torchvision
 from torch import nn
 
-from upsnet.models.backbone import ResNet, load_backbone_weights
+from upsnet.models.backbone import ResNet
 from upsnet.models.layers import FrozenBatchNorm2d
+from upsnet.models.weights import load_backbone_weights
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
@@ -32,7 +33,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"other\.pth: does not fit resnet18"):
         load_backbone_weights(ours, "resnet18", str(tmp_path / "other.pth"))
     (tmp_path / "text.pth").write_text("no weights")
-    with pytest.raises(ValueError, match=r"text\.pth: not a PyTorch state dict"):
+    with pytest.raises(ValueError, match=r"text\.pth: refused as a PyTorch file"):
         load_backbone_weights(ours, "resnet18", str(tmp_path / "text.pth"))
     with pytest.raises(FileNotFoundError, match="IMAGENET1K_V1"):
         load_backbone_weights(ours, "resnet18", "IMAGENET1K_V9")

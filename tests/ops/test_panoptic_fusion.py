@@ -1,4 +1,4 @@
-"""The panoptic head's definition by hand-made cases; its fast forms, and the official program's outputs, against it."""
+"""The panoptic head's definition by hand-made cases; its fast forms against it."""
 
 import os
 import subprocess
@@ -190,21 +190,59 @@ def test_regions_hold_the_pixels_whose_centre_lies_in_the_box(seed):
     assert torch.equal(inside_boxes(slots.mask_region, x, y), inside_boxes(boxes, x, y))
 
 
-def test_small_stuff_becomes_void_and_the_majority_rule_joins_stuff():
+def test_small_stuff_becomes_void():
     channels = torch.tensor([[[0, 0, 0, 1], [3, 3, 3, 3], [4, 4, 5, 5]]], dtype=torch.int32)  # S = 3, K = 2
     classes = torch.tensor([[0, 1, 2, 3, 4]])
-    assert segment_ids(channels, classes, 3, 2).tolist() == [[[1, 1, 1, 0], [4, 4, 4, 4], [5, 5, 0, 0]]]
-    semantic = torch.tensor([[[0, 0, 0, 1], [1, 1, 3, 3], [3, 3, 0, 0]]], dtype=torch.int32)
-    found = segment_ids(channels, classes, 3, 2, semantic)
-    assert found.tolist() == [[[1, 1, 1, 2], [2, 2, 2, 2], [5, 5, 0, 0]]], "half is enough, and lifts the stuff's area"
+    assert segment_ids(channels, classes, 3, 3).tolist() == [[[1, 1, 1, 0], [4, 4, 4, 4], [5, 5, 0, 0]]]
+    assert segment_ids(channels, classes, 3, 4).tolist() == [[[0, 0, 0, 0], [4, 4, 4, 4], [5, 5, 0, 0]]]
 
 
-def test_nearest_follows_one_scale_for_both_axes():
+def test_a_slot_joins_the_stuff_that_half_of_it_is():
+    """S = 3; every row of pixels is one channel, over the semantic map below."""
+    classes = torch.tensor([[0, 1, 2, 3, 3, 3, 4, 2]])  # the last slot is the stand-in for "no detection"
+    channels = torch.tensor([[[0] * 6, [3] * 6, [4] * 6, [5] * 6, [6] * 6, [7] * 6]], dtype=torch.int32)
+    semantic = torch.tensor(
+        [[[1] * 6, [1, 1, 4, 4, 3, 3], [1, 1, 1, 3, 3, 3], [2, 2, 2, 1, 1, 1], [4] * 6, [2] * 6]], dtype=torch.int32
+    )
+    found = segment_ids(channels, classes, 3, 0, semantic)[0, :, 0].tolist()
+    # Stuff keeps its class; a third is too little; half is enough; the first of two halves; a thing; its own class.
+    assert found == [1, 4, 2, 2, 7, 8]
+    found = segment_ids(channels, classes, 3, 12, semantic)[0, :, 0].tolist()
+    assert found == [0, 4, 2, 2, 7, 0], "areas count after joining"
+
+
+def test_nearest_follows_one_float32_scale_for_both_axes():
     source = torch.arange(5 * 8).view(5, 8)
     assert torch.equal(nearest(source, (5, 8), (5, 8)), source)
     found = nearest(source, (5, 8), (10, 15))  # scale 1/2; 15 * 0.5 = 7.5, rounded to 8
     assert found[0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7]
     assert found[:, 0].tolist() == [0, 0, 8, 8, 16, 16, 24, 24, 32, 32]
+    columns = nearest(torch.arange(1067).expand(800, -1), (800, 1067), (480, 640))[0]
+    assert columns[[3, 6, 639]].tolist() == [4, 9, 1064], "3 * float32(5/3) lies just below 5"
+
+
+def test_an_image_without_instances_has_an_official_loss():
+    semantic, boxes, labels, _, masks = random_case(3, 2, 3, (24, 28), (6, 7))
+    slots = place_slots(boxes, labels, torch.tensor([[False] * 3, [True] * 3]), masks, (6, 7), "official")
+    volume = reference.panoptic_logits(semantic[:, :, :6, :7], slots, S, "official")
+    assert volume.isfinite().all()
+    assert torch.equal(volume[0, -1], semantic[0, S:, :6, :7].amax(0))
+
+
+def test_nan_logits_give_a_map_too():
+    semantic, *slots = random_case(2, 1, 7, (40, 60), (40, 60))
+    semantic[0, 1, 2, 3] = torch.nan
+    found, _ = panoptic_map(semantic, *slots, network_size=(40, 60), size=(40, 60), num_stuff=S, overlap_threshold=0.3)
+    assert found.min() >= 0
+
+
+def test_autocast_does_not_reach_the_fusion():
+    case = random_case(6, 1, 30, (40, 60), (50, 70))
+    options = {"network_size": (40, 60), "size": (50, 70), "num_stuff": S, "overlap_threshold": 0.3}
+    expected, _ = panoptic_map(*case, **options)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(panoptic_map(*case, **options)[0], expected)
+        assert torch.equal(panoptic_map(*case, **options, implementation=reference)[0], expected)
 
 
 def test_kernels_agree_under_tritons_interpreter():

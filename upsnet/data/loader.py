@@ -19,6 +19,7 @@ from upsnet.config import AugmentConfig, CocoConfig, DataConfig, ShapesConfig
 from upsnet.data import transforms as T
 from upsnet.data.categories import IGNORE_LABEL, CategorySet
 from upsnet.data.coco import CocoPanoptic
+from upsnet.data.known_categories import known_categories
 from upsnet.data.shapes import Shapes
 from upsnet.data.targets import make_target
 from upsnet.structures import PanopticBatch, PanopticTarget, Sample
@@ -72,10 +73,16 @@ def open_dataset(config: CocoConfig | ShapesConfig, categories: CategorySet | No
 
 def open_train_dataset(config: DataConfig, categories: CategorySet | None = None) -> PanopticDataset:
     """Opens the training data; its classes must be `categories`, or those of `data.categories`, where given."""
-    if categories is None and config.categories is not None:
-        rows = [row.model_dump() for row in config.categories]
-        categories = CategorySet.from_json(rows, source="data.categories")
-    return open_dataset(config.train, categories)
+    return open_dataset(config.train, categories or configured_categories(config))
+
+
+def configured_categories(config: DataConfig) -> CategorySet | None:
+    """The classes of `data.categories`."""
+    if config.categories is None:
+        return None
+    if isinstance(config.categories, str):
+        return known_categories(config.categories)
+    return CategorySet.from_json([row.model_dump() for row in config.categories], source="data.categories")
 
 
 def build_transform(config: AugmentConfig) -> list[T.Transform]:
@@ -243,11 +250,14 @@ class InferenceInput:
 
     def __init__(self, config: DataConfig) -> None:
         self.short_side, self.max_side, self.divisor = config.test_short_side, config.test_max_side, config.size_divisor
+        self.in_float = config.test_resize == "float"
 
     def resize(self, image: np.ndarray) -> np.ndarray:
-        """uint8 [H, W, 3] at the size the network works on."""
+        """uint8 [H, W, 3] at the size the network works on; float32 if the config says so."""
         if self.short_side is None:
             return image
+        if self.in_float:
+            return T.resize_exactly(image, self.short_side, self.max_side)
         return T.resize_image(image, T.fit_size(image.shape[:2], self.short_side, self.max_side))
 
     def __call__(self, images: Sequence[np.ndarray]) -> PanopticBatch:

@@ -47,6 +47,20 @@ def fit_size(size: tuple[int, int], short_side: int, max_side: int) -> tuple[int
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
+def resize_exactly(image: npt.NDArray[np.uint8], short_side: int, max_side: int) -> npt.NDArray[np.float32]:
+    """Bilinear resize of uint8 [H, W, 3] without rounding, by one scale for both axes, as the official UPSNet does.
+
+    The scale is `short_side` / shorter side unless the longer side would then round to more than `max_side`. Pixel i
+    lies at (i + 1/2) / scale - 1/2, whatever the rounding of the size.
+    """
+    scale = short_side / min(image.shape[:2])
+    if round(scale * max(image.shape[:2])) > max_side:
+        scale = max_side / max(image.shape[:2])
+    pixels = image.astype(np.float32)
+    resized = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
+    return np.asarray(resized, dtype=np.float32)
+
+
 class ResizeShortSide:
     """Resizes so that the shorter side is one of `short_sides`, and the longer at most `max_side` pixels."""
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 
-import torch
 from torch import Tensor, nn
-from torchvision.models import get_model_weights
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from upsnet.models.layers import make_norm
+from upsnet.models.layers import DeformableConv, make_norm
 
 _DEPTHS: dict[str, tuple[type[BasicBlock | Bottleneck], tuple[int, ...]]] = {
     "resnet18": (BasicBlock, (2, 2, 2, 2)),
@@ -28,15 +25,28 @@ class ResNet(nn.Module):
         width: channels of the stem (64 in the paper); each stage doubles them.
         norm: frozen_bn, bn or gn.
         freeze_at: 0 trains everything, 1 freezes the stem, n also the stages up to res-n.
+        norm_eps: added to the variance.
+        stride_in_1x1: bottlenecks stride in their first convolution.
+        deformable_from: number n of the first stage res-n with deformable 3x3 convolutions, or None.
 
     Attributes:
         channels: of the four outputs.
     """
 
-    def __init__(self, name: str, *, width: int = 64, norm: str = "frozen_bn", freeze_at: int = 2) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        width: int = 64,
+        norm: str = "frozen_bn",
+        freeze_at: int = 2,
+        norm_eps: float = 1e-5,
+        stride_in_1x1: bool = False,
+        deformable_from: int | None = None,
+    ) -> None:
         super().__init__()
         block, depths = _DEPTHS[name]
-        norm_layer = partial(make_norm, norm)
+        norm_layer = partial(make_norm, norm, eps=norm_eps)
         self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
         self.bn1 = norm_layer(width)
         self.relu = nn.ReLU(inplace=True)
@@ -53,12 +63,18 @@ class ResNet(nn.Module):
                     shortcut = nn.Sequential(
                         nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), norm_layer(outputs)
                     )
-                blocks.append(block(inputs, planes, stride, shortcut, norm_layer=norm_layer))
+                made = block(inputs, planes, stride, shortcut, norm_layer=norm_layer)
+                if stride_in_1x1 and isinstance(made, Bottleneck):
+                    made.conv1.stride, made.conv2.stride = made.conv2.stride, made.conv1.stride
+                blocks.append(made)
                 inputs = outputs
             stages.append(nn.Sequential(*blocks))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.channels = [width * 2**n * block.expansion for n in range(4)]
         self._init_weights()
+        for stage in stages[4 if deformable_from is None else deformable_from - 2 :]:
+            for made in stage:
+                made.conv2 = _deformable(made.conv2)  # type: ignore[arg-type]
         self.frozen = [self.conv1, self.bn1, *stages][: 0 if freeze_at == 0 else freeze_at + 1]
         for module in self.frozen:
             module.requires_grad_(False)
@@ -91,47 +107,7 @@ class ResNet(nn.Module):
         return features
 
 
-def load_backbone_weights(backbone: ResNet, name: str, weights: str) -> None:
-    """Fills a backbone with pretrained weights.
-
-    Args:
-        backbone: the network.
-        name: resnet18, ...
-        weights: torchvision's name of the weights (`IMAGENET1K_V1`), or a file with torchvision's parameter names.
-
-    Raises:
-        FileNotFoundError, ValueError: no such name or file, the download failed, or the parameters do not fit.
-    """
-    names = list(get_model_weights(name).__members__)
-    if weights in names:
-        try:
-            state = get_model_weights(name)[weights].get_state_dict(progress=False, check_hash=True)
-        except (OSError, RuntimeError) as error:
-            raise ValueError(
-                f"model.backbone.weights={weights}: the download of {name} failed ({error}); "
-                "give a local file instead, or null to start from random weights"
-            ) from None
-    else:
-        if not Path(weights).is_file():
-            raise FileNotFoundError(
-                f"model.backbone.weights={weights}: no such file, and not one of {', '.join(names)}"
-            )
-        try:
-            state = torch.load(weights, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch.load raises many kinds; all mean the file is not a plain state dict
-            raise ValueError(f"{weights}: not a PyTorch state dict ({str(error).splitlines()[0]})") from None
-    if not isinstance(state, dict):
-        raise ValueError(f"{weights}: holds a {type(state).__name__}, expected a state dict")
-    state = {key: value for key, value in state.items() if not key.startswith("fc.")}
-    expected = backbone.state_dict()
-    wrong = sorted(
-        key
-        for key in expected.keys() | state.keys()
-        if not key.endswith("num_batches_tracked")
-        and (key not in state or key not in expected or state[key].shape != expected[key].shape)
-    )
-    if wrong:
-        raise ValueError(
-            f"{weights}: does not fit {name} of this width ({len(wrong)} parameters, the first is {wrong[0]})"
-        )
-    backbone.load_state_dict(state, strict=False)
+def _deformable(plain: nn.Module) -> DeformableConv:
+    """A deformable convolution in the place of a plain one."""
+    assert isinstance(plain, nn.Conv2d)
+    return DeformableConv(plain.in_channels, plain.out_channels, stride=plain.stride[0], bias=False)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from upsnet.config import Config
 from upsnet.data.categories import CategorySet
-from upsnet.models.backbone import ResNet, load_backbone_weights
+from upsnet.models.backbone import ResNet
 from upsnet.models.fpn import FPN
 from upsnet.models.instance_head import DetectionRule, InstanceHead
 from upsnet.models.panoptic_head import PanopticHead
 from upsnet.models.rpn import RPN, Anchors
 from upsnet.models.semantic_head import SemanticHead
 from upsnet.models.upsnet import UPSNet
+from upsnet.models.weights import load_backbone_weights
 
 LEVEL_STRIDES = (4, 8, 16, 32, 64)
 
@@ -40,21 +41,23 @@ def build_model(config: Config, categories: CategorySet, *, pretrained: bool = T
             "model.backbone: weights is null, but random weights would be frozen; "
             "name weights (IMAGENET1K_V1, or a file), or set norm to bn or gn and freeze_at to 0"
         )
-    backbone = ResNet(
-        model.backbone.name, width=model.backbone.width, norm=model.backbone.norm, freeze_at=model.backbone.freeze_at
-    )
+    backbone = ResNet(**model.backbone.model_dump(exclude={"weights"}))
     if pretrained and model.backbone.weights is not None:
         load_backbone_weights(backbone, model.backbone.name, model.backbone.weights)
-    channels, num_levels = model.fpn_channels, len(model.rpn.anchor_sizes)
+    shapes = model.rpn.shapes()
+    channels, num_levels = model.fpn_channels, len(shapes)
+    is_official = config.loss.normalizer == "official"
     rpn = instance_head = None
     if has_instance:
-        anchors = Anchors(model.rpn.anchor_sizes, model.rpn.aspect_ratios, LEVEL_STRIDES[:num_levels])
-        rpn = RPN(channels, anchors, **model.rpn.model_dump(exclude={"anchor_sizes", "aspect_ratios"}))
+        anchors = Anchors(shapes, LEVEL_STRIDES[:num_levels], model.rpn.anchor_offset)
+        anchor_keys = {"anchor_sizes", "aspect_ratios", "anchor_shapes", "anchor_offset"}
+        options = model.rpn.model_dump(exclude=anchor_keys)
+        rpn = RPN(channels, anchors, **options, min_box=model.min_box, fixed_normalizer=is_official)
         options = model.instance.model_dump(exclude={"score_threshold", "nms_iou"})
-        instance_head = InstanceHead(channels, categories.num_things, **options)
+        instance_head = InstanceHead(channels, categories.num_things, **options, min_box=model.min_box)
     return UPSNet(
         backbone,
-        FPN(backbone.channels, channels, extra_level=has_instance and num_levels == 5),
+        FPN(backbone.channels, channels, extra_level=has_instance and num_levels == 5, gap=model.fpn_gap),
         SemanticHead(channels, len(categories), **model.semantic.model_dump()) if has_semantic else None,
         rpn,
         instance_head,
@@ -68,6 +71,8 @@ def build_model(config: Config, categories: CategorySet, *, pretrained: bool = T
         ),
         instance_rule=DetectionRule(model.instance.score_threshold, model.instance.nms_iou, per_class=True),
         loss_weights=config.loss.weights(),
+        loss_over_ignored=is_official,
+        roi_convention=model.roi_align,
         pixel_mean=model.pixel_mean,
         pixel_std=model.pixel_std,
     )

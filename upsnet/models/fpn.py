@@ -15,9 +15,10 @@ class FPN(nn.Module):
         in_channels: of res2..res5.
         channels: of every output level.
         extra_level: also give P6, every second cell of P5 (for the proposals).
+        gap: add a projection of res5's mean over the padded map to P5.
     """
 
-    def __init__(self, in_channels: Sequence[int], channels: int, *, extra_level: bool) -> None:
+    def __init__(self, in_channels: Sequence[int], channels: int, *, extra_level: bool, gap: bool = False) -> None:
         super().__init__()
         self.extra_level = extra_level
         self.inner_blocks = nn.ModuleList(nn.Conv2d(c, channels, 1) for c in in_channels)
@@ -25,10 +26,13 @@ class FPN(nn.Module):
         for conv in [*self.inner_blocks, *self.layer_blocks]:
             nn.init.kaiming_uniform_(conv.weight, a=1)
             nn.init.zeros_(conv.bias)
+        self.gap = nn.Linear(in_channels[-1], channels) if gap else None
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """res2..res5 -> P2..P5 (and P6), each [B, channels, H / stride, W / stride]."""
         sums = [inner(feature) for inner, feature in zip(self.inner_blocks, features, strict=True)]
+        if self.gap is not None:
+            sums[-1] = sums[-1] + self.gap(features[-1].mean((2, 3)))[:, :, None, None]
         for level in range(len(sums) - 2, -1, -1):
             sums[level] = sums[level] + F.interpolate(sums[level + 1], size=sums[level].shape[-2:], mode="nearest")
         outputs = [conv(x) for conv, x in zip(self.layer_blocks, sums, strict=True)]

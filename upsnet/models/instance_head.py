@@ -54,6 +54,7 @@ class InstanceHead(nn.Module):
         roi_samples, positive_fraction, positive_iou: RoIs in the losses, per image; the share of foreground at
             most; and the IoU from which an RoI is foreground.
         canonical_size: boxes of this size pool from P4.
+        min_box: pixels of a clipped box that stay inside the image, per side.
         box_channels, box_pool: width of the hidden layers, bins per side.
         mask_channels, mask_layers, mask_pool, mask_norm: of the mask branch; masks have 2 * mask_pool cells a side.
         max_detections: K.
@@ -75,11 +76,13 @@ class InstanceHead(nn.Module):
         mask_pool: int = 14,
         mask_norm: str = "none",
         max_detections: int = 100,
+        min_box: float = 0.0,
     ) -> None:
         super().__init__()
         self.num_things = num_things
         self.roi_samples, self.max_positive = roi_samples, max(1, int(roi_samples * positive_fraction))
         self.positive_iou, self.canonical_size = positive_iou, canonical_size
+        self.min_box = min_box
         self.box_pool, self.mask_pool, self.max_detections = box_pool, mask_pool, max_detections
         self.fc6 = nn.Linear(channels * box_pool**2, box_channels)
         self.fc7 = nn.Linear(box_channels, box_channels)
@@ -158,7 +161,7 @@ class InstanceHead(nn.Module):
             rule: of the list.
         """
         rank = logits.log_softmax(-1)[..., 1:]
-        boxes = clip_boxes(decode_boxes(deltas, rois[:, :, None], BOX_WEIGHTS).flatten(1, 2), image_sizes)
+        boxes = clip_boxes(decode_boxes(deltas, rois[:, :, None], BOX_WEIGHTS).flatten(1, 2), image_sizes, self.min_box)
         boxes = boxes.view(*rank.shape, 4)
         solid = (boxes[..., 2:] - boxes[..., :2]).amin(-1) > 0
         rank = rank.masked_fill(~(valid[..., None] & solid & (rank.exp() > rule.score_threshold)), NEVER)

@@ -6,13 +6,14 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import DeformConv2d
 
 
 class FrozenBatchNorm2d(nn.BatchNorm2d):
     """Batch norm whose statistics and affine parameters never change, whatever mode the model is in."""
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels)
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__(channels, eps)
         self.requires_grad_(False)
         self.train(False)
 
@@ -22,12 +23,31 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
         return self
 
 
-def make_norm(kind: str, channels: int) -> nn.Module:
+def make_norm(kind: str, channels: int, eps: float = 1e-5) -> nn.Module:
     """A normalisation layer: `none`, `gn` (32 groups, fewer for odd widths), `bn` or `frozen_bn`."""
+    if kind == "none":
+        return nn.Identity()
     if kind == "gn":
-        return nn.GroupNorm(math.gcd(32, channels // 2), channels)
-    layers: dict[str, type[nn.Module]] = {"bn": nn.BatchNorm2d, "frozen_bn": FrozenBatchNorm2d, "none": nn.Identity}
-    return layers[kind](channels)
+        return nn.GroupNorm(math.gcd(32, channels // 2), channels, eps)
+    return {"bn": nn.BatchNorm2d, "frozen_bn": FrozenBatchNorm2d}[kind](channels, eps)
+
+
+class DeformableConv(DeformConv2d):  # type: ignore[misc]
+    """3x3 deformable convolution (Dai et al. 2017) that computes its offsets itself; they start at zero."""
+
+    def __init__(self, inputs: int, outputs: int, *, stride: int = 1, bias: bool = True) -> None:
+        super().__init__(inputs, outputs, 3, stride, padding=1, bias=bias)
+        self.offset = nn.Conv2d(inputs, 18, 3, stride, padding=1)
+        init_normal(self.offset, std=0.0)
+        nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, inputs, H, W] -> [B, outputs, H, W], in float32 (the sampling needs it)."""
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.float()
+            return super().forward(x, self.offset(x))
 
 
 def conv_block(inputs: int, outputs: int, *, norm: str = "none", dilation: int = 1) -> nn.Sequential:

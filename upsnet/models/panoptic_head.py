@@ -75,7 +75,7 @@ class PanopticHead(nn.Module):
             logits [B, S + P + 1, h, w], and int64 [B, h, w]: stuff, S + p for a kept instance, S + P (unknown) for one
             that was dropped, `NOTHING` for void and crowds.
         """
-        boxes = gather_rows(truth.boxes, slots) / STRIDE
+        boxes = self._ends(gather_rows(truth.boxes, slots), self.method) / STRIDE
         labels = gather_rows(truth.labels, slots).clamp(min=1)
         size = (semantic_logits.shape[2], semantic_logits.shape[3])
         method: Method = "official" if self.method == "official" else "unified"  # The merge has no training form.
@@ -109,6 +109,8 @@ class PanopticHead(nn.Module):
         """
         count, num_stuff, limit = len(network_sizes), self.num_stuff, self.stuff_area_limit
         has_both = semantic_logits is not None and detections is not None
+        # One head alone has no official fusion; only the size of the map and its resizing stay.
+        method: Method = "unified" if self.method == "official" and not has_both else self.method
         if detections is None:  # The semantic head alone: every class is like stuff, of any area.
             assert semantic_logits is not None
             num_stuff, limit = semantic_logits.shape[1], 0
@@ -125,11 +127,10 @@ class PanopticHead(nn.Module):
         for (network, output), members in groupby(range(count), key=sizes.__getitem__):
             part = slice(len(maps), len(maps) + len(list(members)))
             channels, semantic = self._fuse(
-                semantic_logits[part], detections[part], network, output, num_stuff, with_semantic
+                semantic_logits[part], detections[part], network, output, num_stuff, method, with_semantic
             )
             classes = torch.cat([stuff[part], things[part]], 1)
-            rule_on = semantic if self.method == "official" and has_both else None
-            maps.extend(segment_ids(channels, classes, num_stuff, limit, rule_on))
+            maps.extend(segment_ids(channels, classes, num_stuff, limit, semantic if method == "official" else None))
             semantics.extend([] if semantic is None else semantic)
         classes = torch.cat([stuff, things - (num_stuff - self.num_stuff)], 1)
         scores = torch.cat([torch.ones_like(stuff, dtype=torch.float32), detections.scores], 1)
@@ -142,6 +143,7 @@ class PanopticHead(nn.Module):
         network: tuple[int, int],
         output: tuple[int, int],
         num_stuff: int,
+        method: Method,
         with_semantic: bool,
     ) -> tuple[Tensor, Tensor | None]:
         """Panoptic and semantic map int32 [B, H, W] of images of one size."""
@@ -152,7 +154,7 @@ class PanopticHead(nn.Module):
             semantic_logits = semantic_logits[..., :rows, :columns]
         channels, semantic = panoptic_map(
             semantic_logits,
-            scale_boxes(detections.boxes, network, size),
+            self._ends(scale_boxes(detections.boxes, network, size), method),
             detections.labels,
             detections.valid,
             detections.mask_logits,
@@ -160,9 +162,14 @@ class PanopticHead(nn.Module):
             size=size,
             num_stuff=num_stuff,
             overlap_threshold=self.overlap_threshold,
-            method=self.method,
+            method=method,
             with_semantic=with_semantic or is_official,
         )
         if is_official and semantic is not None:
             channels, semantic = (nearest(m, network, output) for m in (channels, semantic))
         return channels, semantic
+
+    @staticmethod
+    def _ends(boxes: Tensor, method: Method) -> Tensor:
+        """Boxes as the method counts them: officially they end with their last pixel."""
+        return torch.cat([boxes[..., :2], boxes[..., 2:] - 1], -1) if method == "official" else boxes

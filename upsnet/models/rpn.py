@@ -27,21 +27,19 @@ class Anchors(nn.Module):
     """Base boxes per level, laid on the grid of cell centres.
 
     Args:
-        sizes: square root of the area in pixels, one row per level.
-        aspect_ratios: height / width.
+        shapes: (width, height) of the anchors of each level, in pixels.
         strides: pixels per cell of each level.
+        offset: where in its cell an anchor is centred, 0..1.
     """
 
     base: Tensor
 
     def __init__(
-        self, sizes: Sequence[Sequence[float]], aspect_ratios: Sequence[float], strides: Sequence[int]
+        self, shapes: Sequence[Sequence[tuple[float, float]]], strides: Sequence[int], offset: float = 0.5
     ) -> None:
         super().__init__()
-        self.strides = tuple(strides)
-        root = torch.tensor(aspect_ratios, dtype=torch.float32).sqrt()
-        size = torch.tensor(sizes, dtype=torch.float32)[:, :, None]
-        half = torch.stack([size / root, size * root], dim=-1).flatten(1, 2) / 2
+        self.strides, self.offset = tuple(strides), offset
+        half = torch.tensor(shapes, dtype=torch.float32) / 2
         self.register_buffer("base", torch.cat([-half, half], dim=-1), persistent=False)
 
     @property
@@ -59,7 +57,7 @@ class Anchors(nn.Module):
         for number, (base, stride, (height, width)) in enumerate(zip(self.base, self.strides, sizes, strict=True)):
             column, row = (torch.arange(n, device=base.device) for n in (width, height))
             cell = torch.stack([column.expand(height, width), row[:, None].expand(height, width)], dim=-1)
-            center = ((cell + 0.5) * stride).repeat(1, 1, 2)
+            center = ((cell + self.offset) * stride).repeat(1, 1, 2)
             levels.append((center[:, :, None] + base).reshape(-1, 4))
             name = ((number * MAX_CELLS + cell[..., 1]) * MAX_CELLS + cell[..., 0])[..., None] * self.per_cell
             names.append((name + torch.arange(self.per_cell, device=base.device)).flatten())
@@ -87,6 +85,8 @@ class RPN(nn.Module):
         nms_iou: NMS threshold.
         positive_iou, negative_iou: anchors are objects from the one and background below the other.
         samples, positive_fraction: anchors in the loss, per image, and the share of objects at most.
+        min_box: pixels of a clipped box that stay inside the image, per side.
+        fixed_normalizer: divide the objectness loss by `samples`, whatever was sampled.
     """
 
     def __init__(
@@ -103,11 +103,13 @@ class RPN(nn.Module):
         negative_iou: float = 0.3,
         samples: int = 256,
         positive_fraction: float = 0.5,
+        min_box: float = 0.0,
+        fixed_normalizer: bool = False,
     ) -> None:
         super().__init__()
         self.anchors = anchors
         self.limits = {False: (pre_nms, post_nms), True: (pre_nms_train, post_nms_train)}
-        self.nms_iou = nms_iou
+        self.nms_iou, self.min_box, self.fixed_normalizer = nms_iou, min_box, fixed_normalizer
         self.positive_iou, self.negative_iou = positive_iou, negative_iou
         self.samples, self.max_positive = samples, int(samples * positive_fraction)
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
@@ -137,7 +139,7 @@ class RPN(nn.Module):
         for score, delta, anchor in zip(output.logits, output.deltas, output.anchors, strict=True):
             top = score.detach().topk(min(slots, score.shape[1]), dim=1)
             boxes = decode_boxes(gather_rows(delta.detach(), top.indices), anchor[top.indices], UNIT)
-            boxes = clip_boxes(boxes, image_sizes)
+            boxes = clip_boxes(boxes, image_sizes, self.min_box)
             empty = (boxes[..., 2:] - boxes[..., :2]).amin(-1) <= 0
             missing = slots - top.indices.shape[1]
             all_boxes.append(F.pad(boxes, (0, 0, 0, missing)))
@@ -170,6 +172,11 @@ class RPN(nn.Module):
         matched = gather_rows(truth.boxes, gather_rows(found.slot, chosen))
         targets = encode_boxes(matched, anchor[chosen], UNIT)
         objectness, box = objectness_and_box_loss(
-            gather_rows(score, chosen), gather_rows(delta, chosen), targets, objects, sampled
+            gather_rows(score, chosen),
+            gather_rows(delta, chosen),
+            targets,
+            objects,
+            sampled,
+            self.samples if self.fixed_normalizer else None,
         )
         return {"loss_rpn_objectness": objectness, "loss_rpn_box": box}

@@ -5,31 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import DeformConv2d
 
-from upsnet.models.layers import conv_block, init_normal, make_norm
+from upsnet.models.layers import DeformableConv, conv_block, init_normal, make_norm
 
 
 class DeformableBlock(nn.Module):
-    """3x3 deformable convolution (Dai et al. 2017) whose offsets start at zero, normalisation, ReLU."""
+    """Deformable convolution, normalisation, ReLU."""
 
     def __init__(self, inputs: int, outputs: int, *, norm: str = "none") -> None:
         super().__init__()
-        self.offset = nn.Conv2d(inputs, 18, 3, padding=1)
-        init_normal(self.offset, std=0.0)
-        self.conv = DeformConv2d(inputs, outputs, 3, padding=1)
-        nn.init.kaiming_normal_(self.conv.weight, nonlinearity="relu")
-        nn.init.zeros_(self.conv.bias)
+        self.conv = DeformableConv(inputs, outputs)
         self.norm = make_norm(norm, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, inputs, H, W] -> [B, outputs, H, W], in float32 (the sampling needs it)."""
-        with torch.autocast(x.device.type, enabled=False):
-            x = x.float()
-            return F.relu(self.norm(self.conv(x, self.offset(x))))
+        """[B, inputs, H, W] -> [B, outputs, H, W]."""
+        return F.relu(self.norm(self.conv(x)))
 
 
 class SemanticHead(nn.Module):

@@ -37,6 +37,8 @@ class UPSNet(nn.Module):
         panoptic_head: the fusion.
         panoptic_rule, instance_rule: of the two detection lists.
         loss_weights: `loss_*` name -> weight; the semantic RoI and the panoptic loss are skipped at weight 0.
+        loss_over_ignored: average these two over ignored pixels too.
+        roi_convention: `FeatureLayout.convention`.
         pixel_mean, pixel_std: RGB, 0..255.
     """
 
@@ -55,6 +57,8 @@ class UPSNet(nn.Module):
         panoptic_rule: DetectionRule,
         instance_rule: DetectionRule,
         loss_weights: dict[str, float],
+        loss_over_ignored: bool = False,
+        roi_convention: str = "aligned",
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
     ) -> None:
@@ -63,7 +67,8 @@ class UPSNet(nn.Module):
         self.semantic_head, self.rpn, self.instance_head = semantic_head, rpn, instance_head
         self.panoptic_head = panoptic_head
         self.panoptic_rule, self.instance_rule = panoptic_rule, instance_rule
-        self.loss_weights = loss_weights
+        self.loss_weights, self.loss_over_ignored = loss_weights, loss_over_ignored
+        self.roi_convention = roi_convention
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(1, 3, 1, 1))
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(1, 3, 1, 1))
 
@@ -97,11 +102,13 @@ class UPSNet(nn.Module):
         losses = {"loss_semantic": pixel_loss(full, truth.semantic_map)}
         if self.loss_weights["loss_semantic_roi"] > 0:
             # Pooling the scores instead of the features gives the same numbers: the 1x1 convolution is linear.
-            layout = FeatureLayout.of([logits], ROI_STRIDES[:1])
+            layout = FeatureLayout.of([logits], ROI_STRIDES[:1], self.roi_convention)
             level = torch.zeros_like(truth.labels)
             pooled = roi_align(layout, truth.boxes, SEMANTIC_ROI_BINS, level).unflatten(0, truth.labels.shape)
             target = semantic_targets(truth, truth.boxes, SEMANTIC_ROI_BINS)
-            losses["loss_semantic_roi"] = roi_pixel_loss(pooled, target, truth.is_instance)
+            losses["loss_semantic_roi"] = roi_pixel_loss(
+                pooled, target, truth.is_instance, over_ignored=self.loss_over_ignored
+            )
         return losses
 
     def _instance_losses(
@@ -113,7 +120,7 @@ class UPSNet(nn.Module):
         proposed = self.rpn(levels[: len(self.rpn.anchors.strides)])
         losses = self.rpn.losses(proposed, image_sizes, truth)
         rois = head.sample(*self.rpn.propose(proposed, image_sizes), truth)
-        layout = FeatureLayout.of(levels[:4], ROI_STRIDES)
+        layout = FeatureLayout.of(levels[:4], ROI_STRIDES, self.roi_convention)
         losses |= head.box_losses(*head.box_outputs(layout, rois.boxes), rois, truth)
 
         # The mask branch runs once, over the foreground RoIs and the true boxes of the panoptic loss.
@@ -130,7 +137,7 @@ class UPSNet(nn.Module):
         if with_panoptic:
             assert semantic_logits is not None
             inputs = self.panoptic_head.loss_inputs(semantic_logits, masks[:, count:], shown, keep, truth)
-            losses["loss_panoptic"] = pixel_loss(*inputs, ignore=NOTHING)
+            losses["loss_panoptic"] = pixel_loss(*inputs, ignore=NOTHING, over_ignored=self.loss_over_ignored)
         return losses
 
     @torch.no_grad()
@@ -155,7 +162,7 @@ class UPSNet(nn.Module):
         panoptic = instances = None
         if self.rpn is not None and self.instance_head is not None:
             rois, valid = self.rpn.propose(self.rpn(levels[: len(self.rpn.anchors.strides)]), batch.image_sizes)
-            layout = FeatureLayout.of(levels[:4], ROI_STRIDES)
+            layout = FeatureLayout.of(levels[:4], ROI_STRIDES, self.roi_convention)
             outputs = (rois, valid, *self.instance_head.box_outputs(layout, rois), batch.image_sizes)
             panoptic = self.instance_head.detect(layout, *outputs, self.panoptic_rule)
             instances = self.instance_head.detect(layout, *outputs, self.instance_rule) if with_instances else None

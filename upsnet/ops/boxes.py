@@ -33,10 +33,17 @@ def decode_boxes(deltas: Tensor, anchors: Tensor, weights: tuple[float, float]) 
     return torch.cat([center - half, center + half], dim=-1)
 
 
-def clip_boxes(boxes: Tensor, image_sizes: Tensor) -> Tensor:
-    """Clips boxes [B, M, 4] to their images; `image_sizes` int64 [B, 2] is (H, W)."""
-    limit = image_sizes.flip(-1).repeat(1, 2)[:, None].to(boxes)
-    return boxes.clamp(min=0).minimum(limit)
+def clip_boxes(boxes: Tensor, image_sizes: Tensor, min_size: float = 0.0) -> Tensor:
+    """Clips boxes [B, M, 4] to their images, of which `min_size` pixels per side stay inside.
+
+    Args:
+        boxes: float32.
+        image_sizes: int64 [B, 2], (H, W).
+        min_size: 0: a box outside becomes empty; 1 is what clipping inclusive coordinates to pixels amounts to.
+    """
+    limit = image_sizes.flip(-1)[:, None].to(boxes)
+    low = boxes[..., :2].clamp(min=0).minimum(limit - min_size)
+    return torch.cat([low, boxes[..., 2:].clamp(min=min_size).minimum(limit)], -1)
 
 
 def scale_boxes(boxes: Tensor, source: tuple[int, int], target: tuple[int, int]) -> Tensor:

@@ -31,14 +31,17 @@ def paste_masks(mask_logits: Tensor, boxes: Tensor, x: Tensor, y: Tensor) -> Ten
         float32 [..., H, W], extended by the mask's edge outside the box.
     """
     rows, columns = paste_factors(mask_logits, boxes, x, y)
-    return rows @ columns
+    with torch.autocast(boxes.device.type, enabled=False):
+        return rows @ columns
 
 
 def paste_factors(mask_logits: Tensor, boxes: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Two factors [..., H, M] and [..., M, W] whose product is `paste_masks`: any part of it costs only that part."""
     x1, y1, x2, y2 = boxes.unbind(-1)
     rows = paste_weights(y1, y2, y, mask_logits.shape[-2])
-    return rows @ mask_logits, paste_weights(x1, x2, x, mask_logits.shape[-1]).transpose(-1, -2)
+    with torch.autocast(boxes.device.type, enabled=False):
+        rows = rows @ mask_logits
+    return rows, paste_weights(x1, x2, x, mask_logits.shape[-1]).transpose(-1, -2)
 
 
 def inside_boxes(boxes: Tensor, x: Tensor, y: Tensor) -> Tensor:

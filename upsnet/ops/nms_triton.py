@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
@@ -15,11 +16,14 @@ def nms_mask(boxes: Tensor, iou_threshold: float) -> Tensor:
     rows, count = boxes.shape[:2]
     words = triton.cdiv(count, 32)
     boxes = boxes.float().contiguous()
+    # torchvision compares a float32 IoU with a float64 threshold: the same as with the float32 just below it.
+    rounded = np.float32(iou_threshold)
+    limit = float(rounded if rounded <= iou_threshold else np.nextafter(rounded, np.float32(-1)))
     bits = torch.empty(rows, words * 32, words, dtype=torch.int32, device=boxes.device)
     keep = torch.empty(rows, count, dtype=torch.int8, device=boxes.device)
     with torch.cuda.device_of(boxes):
         tiles = (words, triton.cdiv(words * 32, OVERLAP_ROWS), rows)
-        _overlaps[tiles](boxes, bits, count, words, iou_threshold, OVERLAP_ROWS)
+        _overlaps[tiles](boxes, bits, count, words, limit, OVERLAP_ROWS, enable_fp_fusion=False)
         _sweep[(rows,)](bits, keep, count, words, triton.next_power_of_2(words), num_warps=1)
     return keep.bool()
 

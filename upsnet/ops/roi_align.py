@@ -22,18 +22,21 @@ class FeatureLayout:
     Attributes:
         table: float32 [sum over levels of B * H * W, C].
         sizes: (H, W) of each level; strides: image pixels per cell.
+        convention: of the boxes that pool from it. `aligned`: shifted by half a cell, so that pixel centres meet cell
+            centres. `legacy`: not shifted, and at least one cell wide. `inclusive`: legacy, ending at the last pixel.
     """
 
     table: Tensor
     sizes: tuple[tuple[int, int], ...]
     strides: tuple[int, ...]
+    convention: str = "aligned"
 
     @classmethod
-    def of(cls, levels: Sequence[Tensor], strides: Sequence[int]) -> FeatureLayout:
+    def of(cls, levels: Sequence[Tensor], strides: Sequence[int], convention: str = "aligned") -> FeatureLayout:
         """Lays out levels [B, C, H, W] (free of a copy per level where memory is channels-last)."""
         rows = [level.permute(0, 2, 3, 1).reshape(-1, level.shape[1]) for level in levels]
         sizes = tuple((int(level.shape[2]), int(level.shape[3])) for level in levels)
-        return cls(torch.cat(rows).float(), sizes, tuple(strides))
+        return cls(torch.cat(rows).float(), sizes, tuple(strides), convention)
 
 
 def assign_levels(boxes: Tensor, canonical_size: float, num_levels: int) -> Tensor:
@@ -46,7 +49,7 @@ def assign_levels(boxes: Tensor, canonical_size: float, num_levels: int) -> Tens
 def roi_align(
     layout: FeatureLayout, boxes: Tensor, output_size: int, levels: Tensor, sampling_ratio: int = 2
 ) -> Tensor:
-    """RoIAlign (He et al. 2017, sec. 3) with half-pixel alignment, equal to torchvision's with `aligned=True`.
+    """RoIAlign (He et al. 2017, sec. 3), equal to torchvision's.
 
     Args:
         layout: the features.
@@ -73,7 +76,10 @@ def roi_align(
 
     def axis(low: Tensor, high: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
         """Cells [B, R, P, 2 * sampling_ratio] and weights of all sampling points along one axis."""
-        position = (low * scale)[..., None] - 0.5 + fraction * ((high - low) * scale)[..., None]
+        position = (low * scale)[..., None] + fraction * ((high - low) * scale)[..., None] - 0.5
+        if layout.convention != "aligned":
+            end = high - 1 if layout.convention == "inclusive" else high
+            position = (low * scale)[..., None] + fraction * ((end - low) * scale).clamp(min=1)[..., None]
         last = (size - 1)[..., None]
         outside = (position < -1) | (position > size[..., None])
         position = position.clamp(min=0).minimum(last)

@@ -38,11 +38,14 @@ def panoptic_map(
     with_semantic: bool = False,
     implementation: ModuleType | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Fuses the semantic logits and the instances of a batch.
+    """Fuses the semantic logits and the instances of a batch, in float32.
+
+    Nothing here waits for the host on CUDA; before it is captured in a CUDA graph, run it once to compile the kernels.
 
     Args:
-        semantic_logits: float32, bfloat16 or float16 [B, S + T, h, w], at 1/4 of the network's input.
-        boxes: float32 [B, K, 4], XYXY in pixels of the result, in order of falling score; K >= 1.
+        semantic_logits: float32, bfloat16 or float16 [B, S + T, h, w], at 1/4 of the network's input; S >= 1.
+        boxes: float32 [B, K, 4], XYXY in pixels of the result, in order of falling score; K >= 1. See `place_slots` for
+            the ends of boxes with `official`.
         labels: int64 [B, K], 1..T.
         valid: bool [B, K].
         mask_logits: float [B, K, M, M].
@@ -59,16 +62,11 @@ def panoptic_map(
         int32 [B, H, W]: 0..S-1 stuff, S + k for slot k, S + K unknown; and int32 [B, H, W], semantic channels, or None.
     """
     use = implementation or implementation_for(semantic_logits)
-    slots = place_slots(boxes, labels, valid, mask_logits, size, method)
-    rivals = replace(slots, labels=torch.ones_like(labels)) if method == "heuristic" else slots
-    keep = use.keep_instances(rivals, size, Fraction(overlap_threshold).limit_denominator(10**6))
-    cells = (semantic_logits.shape[2], semantic_logits.shape[3])
-    grid = Grid.of(network_size, size, cells, semantic_logits.device)
-    return use.fuse(
-        semantic_logits,
-        competing(slots, keep, method),
-        grid,
-        num_stuff=num_stuff,
-        method=method,
-        with_semantic=with_semantic,
-    )
+    with torch.autocast(semantic_logits.device.type, enabled=False):
+        slots = place_slots(boxes, labels, valid, mask_logits, size, method)
+        rivals = replace(slots, labels=torch.ones_like(labels)) if method == "heuristic" else slots
+        keep = use.keep_instances(rivals, size, Fraction(overlap_threshold).limit_denominator(10**6))
+        cells = (semantic_logits.shape[2], semantic_logits.shape[3])
+        grid = Grid.of(network_size, size, cells, semantic_logits.device)
+        slots = competing(slots, keep, method)
+        return use.fuse(semantic_logits, slots, grid, num_stuff=num_stuff, method=method, with_semantic=with_semantic)

@@ -41,7 +41,8 @@ def panoptic_logits(semantic: Tensor, slots: Slots, num_stuff: int, method: Meth
         instances, explained = torch.where(mask_plane > 0, ALWAYS, NEVER), torch.zeros_like(best_thing)
     elif method == "official":
         instances = class_plane + mask_plane
-        explained = class_plane.where(valid, -torch.inf).amax(1, keepdim=True)
+        explained = class_plane.where(valid, NEVER).amax(1, keepdim=True)
+        explained = explained.where(valid.any(1, keepdim=True), 0)
     else:
         instances = torch.where(in_mask, class_plane + mask_plane, NEVER)
         explained = class_plane.where(valid, 0).amax(1, keepdim=True).clamp(min=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,7 +46,7 @@ def segment_ids(
 
 
 def nearest(maps: Tensor, source: tuple[int, int], target: tuple[int, int]) -> Tensor:
-    """Resizes maps [..., h, w] as the official program does: pixel floor(i scale) with one scale for both axes.
+    """Resizes maps [..., h, w] as the official program does: pixel floor(i scale), one float32 scale for both axes.
 
     Args:
         maps: of size `source` = (h, w).
@@ -54,9 +55,9 @@ def nearest(maps: Tensor, source: tuple[int, int], target: tuple[int, int]) -> T
     ratios = [new / old for new, old in zip(source, target, strict=True)]
     fits = [all(round(size * r) == n for size, n in zip(target, source, strict=True)) for r in ratios]
     short = 0 if target[0] <= target[1] else 1
-    scale = ratios[short] if fits[short] else ratios[1 - short]
+    scale = float(np.float32(ratios[short] if fits[short] else ratios[1 - short]))
     rows, columns = (
-        (torch.arange(new, device=maps.device) * scale).floor().long().clamp(max=old - 1)
+        (torch.arange(new, device=maps.device, dtype=torch.float64) * scale).floor().long().clamp(max=old - 1)
         for new, old in zip(target, source, strict=True)
     )
     return maps[..., rows[:, None], columns]

@@ -46,7 +46,8 @@ def place_slots(
     """Lays instances on a result of `size` = (H, W).
 
     Args:
-        boxes: float32 [B, K, 4], XYXY in pixels of the result.
+        boxes: float32 [B, K, 4], XYXY in pixels of the result; with `official` they end with their last pixel (x2 = the
+            column of the last pixel, not the one after it).
         labels, valid, mask_logits: see `Slots`.
         size: of the result.
         method: `official` rounds boxes to whole pixels, inclusive, the mask's end downwards and the semantic end to the

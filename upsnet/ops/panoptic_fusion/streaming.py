@@ -194,7 +194,7 @@ _Plane = tuple[int, Region, Tensor, Tensor]
 def _contenders(corners: Tensor, num_stuff: int, needed: Iterable[int]) -> Tensor:
     """The channels int64 [n] that may be the best semantic logit between `corners` [C, h, w], and those `needed`."""
     bound = _pool(corners[:num_stuff], torch.minimum).amax(0) - ROUNDING * corners.abs().amax()
-    contends = (_pool(corners, torch.maximum) >= bound).flatten(1).any(1)
+    contends = ~(_pool(corners, torch.maximum) < bound).flatten(1).all(1)  # NaN contends: no channel is lost
     contends[list(needed)] = True
     return contends.nonzero()[:, 0]
 

@@ -1,8 +1,9 @@
-"""The panoptic map and the mask removal on CUDA: no host round trip, no volume, only the label map is written.
+"""The panoptic map and the mask removal on CUDA: no host round trip, no volume of logits.
 
 A program fuses one tile of the result: it interpolates the semantic logits in registers, passes over the instances
-whose regions meet the tile, and keeps the running maximum. Removal packs every mask into bits; one program per image
-and label goes through the label's instances in order. With `TRITON_INTERPRET=1` all of it runs on the CPU.
+whose regions meet the tile, keeps the running maximum, and writes the map. Removal packs every mask into bits (K H W
+/ 8 bytes an image); one program per image and label goes through the label's instances in order. With
+`TRITON_INTERPRET=1` all of it runs on the CPU.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def keep_instances(slots: Slots, size: tuple[int, int], overlap: Fraction) -> Te
     words = triton.cdiv(width, WORD)
     bits = torch.zeros(batch, count, height, words, dtype=torch.int32, device=slots.labels.device)
     keep = torch.zeros(batch, count, dtype=torch.int8, device=bits.device)
-    valid, regions = slots.valid.to(torch.int8), slots.mask_region.contiguous()
+    valid, regions = slots.valid.to(torch.int8).contiguous(), slots.mask_region.contiguous()
     masks, frames = slots.mask_logits.float().contiguous(), slots.frame.float().contiguous()
     with torch.cuda.device_of(bits):
         tiles = (triton.cdiv(words, BITS_TILE[1]), triton.cdiv(height, BITS_TILE[0]), batch * count)
@@ -55,7 +56,7 @@ def fuse(
         _fuse[tiles](
             semantic_logits, *semantic_logits.stride(), *semantic_logits.shape[2:],
             grid.rows.low, grid.rows.weight, grid.columns.low, grid.columns.weight,
-            semantic_from_label(slots.labels, num_stuff).contiguous(), slots.valid.to(torch.int8),
+            semantic_from_label(slots.labels, num_stuff).contiguous(), slots.valid.to(torch.int8).contiguous(),
             masks, slots.frame.float().contiguous(), slots.mask_region.contiguous(), slots.semantic_region.contiguous(),
             maps, maps if semantic is None else semantic,
             height, width, num_stuff, semantic_logits.shape[1], count, masks.shape[-1],
@@ -156,7 +157,7 @@ def _fuse(
         logits, num_stuff, num_classes, channel_stride, row_stride, column_stride,
         row_low, row_high, row_weight, low, high, weight,
     )  # fmt: skip
-    target = image * height * width + y[:, None] * width + x[None, :]
+    target = image.to(tl.int64) * height * width + y[:, None] * width + x[None, :]
     in_result = (y < height)[:, None] & (x < width)[None, :]
     if WITH_SEMANTIC:
         tl.store(semantic + target, tl.where(best_thing > best, thing, winner), mask=in_result)
