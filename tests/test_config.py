@@ -30,6 +30,7 @@ def test_every_config_file_loads_and_survives_a_round_trip(path):
         ("train.steps=[5, 2]", ["train", "must increase"]),
         ("data.coco=3", ["data.coco"]),
         ("data.categories=[{id: 1, nam: x, isthing: 0}]", ["data.categories.0.name", "missing"]),
+        ("data.categories=cocoo", ["data.categories", "'coco' or 'cityscapes'"]),
         ("data.size_divisor=2", ["data.size_divisor"]),
     ],
 )

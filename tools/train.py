@@ -24,13 +24,17 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="folder of the run (default: runs/NAME of the config)")
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--resume", action="store_true", help="go on from last.pt in the folder")
-    start.add_argument("--init", type=Path, help="checkpoint to take the weights from")
+    start.add_argument(
+        "--init", type=Path, help="weights to start from: ours, the official UPSNet's, torchvision's, detectron2's"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config")
     args = parser.parse_intermixed_args()
     config = load_config(args.config, args.overrides)
     output = args.output or Path("runs") / Path(args.config).stem
     with process_group() as device:
         trainer = Trainer(config, output, device, resume=args.resume, init=args.init)
+        if trainer.report is not None and trainer.is_main:
+            print("\n".join(trainer.report.lines()))
         name, value = headline(trainer.run())
         if trainer.is_main:
             print(f"last {name} {value:.2f}, best {name} {trainer.best:.2f}; model: {output / 'model.pt'}")

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 def explain(error: ValidationError, root: type[BaseModel]) -> str:
     """The first problem, an unknown key before all others; `root` is the model that was validated."""
-    problem = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    problem = min(error.errors(), key=_rank)
     path, sections = _walk(problem["loc"], root)
     key = ".".join(path)
     more = "" if error.error_count() == 1 else f" (and {error.error_count() - 1} more)"
@@ -26,11 +26,18 @@ def explain(error: ValidationError, root: type[BaseModel]) -> str:
     return f"key {key!r} is {problem['input']!r}: {message}{more}" if key else f"{message}{more}"
 
 
+def _rank(problem: Any) -> tuple[bool, int, bool]:
+    """Unknown keys first; of the members of a union, the one that the value comes nearest to."""
+    return problem["type"] != "extra_forbidden", -len(problem["loc"]), problem["type"] != "literal_error"
+
+
 def _walk(location: tuple[int | str, ...], root: type[BaseModel]) -> tuple[list[str], list[type[BaseModel]]]:
     """The keys as the user wrote them, without the tags of unions, and the sections that the last key stands in."""
     path: list[str] = []
     inner = holders = [root]
     for part in location:
+        if "[" in str(part):  # a member of a union
+            continue
         tagged = [s for s in inner if len(inner) > 1 and part in get_args(s.model_fields["format"].annotation)]
         if tagged:
             inner = tagged

@@ -69,7 +69,7 @@ def test_init_takes_the_weights(finished, config, tmp_path, make_config):
     trainer = Trainer(config, tmp_path / "next", CPU, init=finished / "model.pt")
     expected = load_checkpoint(finished / "model.pt").weights
     assert all(torch.equal(v, expected[k]) for k, v in trainer.model.state_dict().items())
-    with pytest.raises(ValueError, match="belongs to another model"):
+    with pytest.raises(ValueError, match="belong to another architecture"):
         Trainer(make_config("model.fpn_channels=8"), tmp_path / "next", CPU, init=finished / "model.pt")
 
 

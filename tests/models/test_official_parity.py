@@ -1,5 +1,6 @@
 """Every stage of the official program's stored runs, on its weights: ours gives its numbers."""
 
+import json
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -212,7 +213,12 @@ def test_the_whole_run_ends_in_the_same_map(run):
 
 @pytest.mark.parametrize("name", [n for n in CONFIGS if (FOLDER / f"state_dict_{n}.json").is_file()])
 def test_official_checkpoints_fill_the_whole_model(name, tmp_path):
-    _, _, report = official_model(name, tmp_path)
+    model, _, report = official_model(name, tmp_path)
+    entries = json.loads((FOLDER / f"state_dict_{name}.json").read_text())
+    count = sum(int(np.prod(e["shape"])) for e in entries if e["kind"] == "param")
+    unused = 4 * 1024 + 4 + 256 + 1  # box and mask of class 0
+    assert sum(p.numel() for p in model.parameters()) + unused == count
+    assert round(count / 1e6, 2) == {"r50_coco": 46.13, "r50_cityscapes": 44.53}.get(CONFIGS[name], 66.41)
     assert not report.fresh
     assert not report.unused
     assert not report.resized

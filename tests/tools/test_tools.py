@@ -11,6 +11,7 @@ from PIL import Image
 from upsnet.data.panoptic_png import read_panoptic_png
 from upsnet.data.predictions import write_samples
 from upsnet.data.shapes import CATEGORIES, Shapes
+from upsnet.engine.checkpoint import load_checkpoint
 
 from ..conftest import TINY
 
@@ -194,3 +195,15 @@ def test_help_has_an_example(run_tool, name):
     code, out, _ = run_tool(name, "--help")
     assert code == 0
     assert f"python tools/{name}.py --" in out
+
+
+def test_weights_are_converted_with_a_report(run_tool, checkpoint, tiny_yaml, tmp_path):
+    arguments = ("--config", tiny_yaml, "--output", tmp_path / "converted.pt")
+    code, out, err = run_tool("convert_weights", "--weights", checkpoint, *arguments)
+    assert code == 0, err
+    assert "checkpoint of this project" in out
+    assert "tensors loaded" in out
+    ours, theirs = (load_checkpoint(p).weights for p in (tmp_path / "converted.pt", checkpoint))
+    assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
+    torch.save({"encoder": torch.zeros(1)}, tmp_path / "other.pth")
+    one_line(run_tool("convert_weights", "--weights", tmp_path / "other.pth", *arguments), "other.pth", "1 tensors")

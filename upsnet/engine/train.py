@@ -32,6 +32,7 @@ from upsnet.inference.visualize import comparison, grid
 from upsnet.losses import weighted_total
 from upsnet.models.build import build_model
 from upsnet.models.upsnet import UPSNet
+from upsnet.models.weights import fill, read_weights
 from upsnet.structures import PanopticBatch
 
 
@@ -74,7 +75,10 @@ class Trainer:
         output: its folder.
         device: of this process.
         resume: go on from `last.pt` in the folder.
-        init: checkpoint to take the weights from at the start.
+        init: file of weights to start from, of any kind that `models.weights.read_weights` knows.
+
+    Attributes:
+        report: what of `init` was used.
 
     Raises:
         FileNotFoundError, FileExistsError, ValueError: what is asked for is not there, or does not fit.
@@ -85,13 +89,13 @@ class Trainer:
     ) -> None:
         self.config, self.output, self.device = config, output, device
         self.is_main = distributed.rank() == 0
-        checkpoint = load_checkpoint(output / "last.pt") if resume else load_checkpoint(init) if init else None
-        # A checkpoint's weights keep their classes' order, whatever the order in the data set's JSON is by now.
+        checkpoint = load_checkpoint(output / "last.pt") if resume else None
+        # A resumed model's classes keep their order, whatever the order in the data set's JSON is by now.
         self.train_set = open_train_dataset(config.data, checkpoint.categories if checkpoint else None)
         self.categories: CategorySet = self.train_set.categories
         self.val_set: PanopticDataset = open_dataset(config.data.val, self.categories)
         torch.manual_seed(config.seed)
-        self.model: UPSNet = build_model(config, self.categories, pretrained=checkpoint is None)
+        self.model: UPSNet = build_model(config, self.categories, pretrained=not (resume or init))
         self.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = build_optimizer(self.model, config.train)
         self.iteration, self.best = 0, -1.0
@@ -101,8 +105,7 @@ class Trainer:
             raise FileExistsError(
                 f"{output}: holds a run already; continue it with --resume, or choose another --output"
             )
-        elif checkpoint is not None:
-            load_weights(self.model, checkpoint.weights, source=str(init))
+        self.report = fill(self.model, read_weights(init), self.categories) if init else None
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         if checkpoint.training is None:

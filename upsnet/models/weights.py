@@ -6,6 +6,7 @@ This is the only place where rows of one set of classes meet rows of another. No
 from __future__ import annotations
 
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -90,7 +91,8 @@ def fill(model: nn.Module, weights: Weights, categories: CategorySet) -> Report:
     """Fills a model with what fits; rows of classes are matched by name.
 
     Raises:
-        ValueError: a tensor that does not depend on the classes has another shape, or nothing fits at all.
+        ValueError: a tensor that does not depend on the classes has another shape, something frozen would stay random,
+            or nothing fits at all.
     """
     report = Report(weights.kind)
     known = {name for name in (*(weights.classes or ()), *(weights.things or ())) if name}
@@ -117,6 +119,12 @@ def fill(model: nn.Module, weights: Weights, categories: CategorySet) -> Report:
         else:
             target.copy_(source)
         (report.resized if by_name else report.loaded).append(name)
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    if random := sorted(frozen.intersection(report.fresh)):
+        raise ValueError(
+            f"{weights.kind}: has no {_some(random)}, which the config freezes: they would stay random; "
+            "choose weights with a backbone, or set model.backbone.norm to bn or gn and freeze_at to 0"
+        )
     report.unused = sorted(weights.tensors.keys() - state.keys())
     if not report.loaded:
         raise ValueError(f"{weights.kind}: nothing fits this model, expected names such as {_some(report.fresh)}")
@@ -165,7 +173,8 @@ def _read_torch(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds; all mean that the file holds more or less than tensors
-        reason = "it asks for code" if "WeightsUnpickler" in str(error) or "Unsupported" in str(error) else "unreadable"
+        asked = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"it asks for {asked[1]}" if asked else "unreadable"
         raise ValueError(f"{path}: refused as a PyTorch file of plain tensors ({reason})") from None
 
 
