@@ -5,7 +5,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "upsnet"
 LAYERS = {
-    "version": 0, "errors": 0, "files": 0, "structures": 0, "data.categories": 0, "config": 0, "config_model": 0, "config_errors": 0,
+    "version": 0, "errors": 0, "files": 0, "structures": 0, "data.categories": 0,
+    "config": 0, "config_model": 0, "config_errors": 0,
     "ops": 1,
     "losses": 2, "data": 2,
     "models": 3, "metrics": 3,
