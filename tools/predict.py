@@ -34,7 +34,9 @@ VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm"})
 def main() -> None:
     """Parses the command line and predicts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="model.pt of a run, or an exported checkpoint")
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="model.pt of a run, or an exported checkpoint or .pt2"
+    )
     parser.add_argument("--input", type=Path, required=True, help="image, folder of images, or video")
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: the GPU if there is one)")

@@ -40,7 +40,7 @@ def step(request, tmp_path_factory):
     update = {"test_short_side": int(ref["target_size"]), "test_max_side": int(ref["max_size"])}
     image = ref["image_rgb"][:, ::-1] if ref["flipped"] else ref["image_rgb"]
     batch = InferenceInput(config.data.model_copy(update=update))([np.ascontiguousarray(image)])
-    levels = model.features(batch)
+    levels = model.features(batch.images, batch.image_sizes)
     semantic = model.semantic_head(levels[:4])
     layout = FeatureLayout.of(levels[:4], ROI_STRIDES, model.roi_convention)
     parts = SimpleNamespace(

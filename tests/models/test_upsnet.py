@@ -196,7 +196,7 @@ def test_deformable_head_starts_as_a_plain_convolution(make_config, dataset, bat
 
 def test_detection_lists_keep_their_rules(model, batch):
     model = lively(model).eval()
-    levels = model.features(batch)
+    levels = model.features(batch.images, batch.image_sizes)
     rois, valid = model.rpn.propose(model.rpn(levels), batch.image_sizes)
     assert rois.shape == (2, 30, 4)
     logits = torch.randn(2, 30, 5) * 4

@@ -87,7 +87,7 @@ def test_torchvisions_mask_rcnn_gives_its_own_boxes_classes_and_masks(torchvisio
     noise = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
     images, sizes = pad_images([cv2.resize(noise, (256, 192))], 32)
     batch = PanopticBatch(images, torch.tensor(sizes), sizes, sizes)
-    levels = ours.features(batch)
+    levels = ours.features(batch.images, batch.image_sizes)
     mean, std = (torch.tensor(v)[:, None, None] for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
     normalised = (images.float() / 255 - mean) / std
     theirs = list(torchvision_model.backbone(normalised).values())

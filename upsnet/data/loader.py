@@ -169,17 +169,20 @@ class _Items(Dataset[Any]):
         return sample, seed
 
 
-def pad_images(images: Sequence[np.ndarray], divisor: int) -> tuple[Tensor, list[tuple[int, int]]]:
+def pad_images(
+    images: Sequence[np.ndarray], divisor: int, size: tuple[int, int] | None = None
+) -> tuple[Tensor, list[tuple[int, int]]]:
     """Stacks [h, w, 3] images of any sizes into [B, 3, H, W] with zeros at the bottom and the right.
 
     Args:
         images: uint8 or float32.
-        divisor: H and W become multiples of it.
+        divisor: H and W become multiples of it, as small as possible.
+        size: (H, W), given instead.
 
     Returns:
         The batch (channels last in memory), and the valid (H, W) of each image.
     """
-    height, width = (-(-max(image.shape[axis] for image in images) // divisor) * divisor for axis in (0, 1))
+    height, width = size or (-(-max(image.shape[axis] for image in images) // divisor) * divisor for axis in (0, 1))
     batch = np.zeros((len(images), height, width, 3), dtype=images[0].dtype)
     for slot, image in zip(batch, images, strict=True):
         slot[: image.shape[0], : image.shape[1]] = image
@@ -246,14 +249,29 @@ def train_loader(
 
 
 class InferenceInput:
-    """Turns pictures into the network's input: resize to the configured sides, pad, batch."""
+    """Turns pictures into the network's input: resize to the configured sides, pad, batch.
 
-    def __init__(self, config: DataConfig) -> None:
+    Args:
+        config: `test_*` and `size_divisor` count.
+        network_size: (H, W) that every batch is padded to, pictures being made to fit; by default as small as possible.
+    """
+
+    def __init__(self, config: DataConfig, network_size: tuple[int, int] | None = None) -> None:
+        self.network_size = network_size
         self.short_side, self.max_side, self.divisor = config.test_short_side, config.test_max_side, config.size_divisor
         self.in_float = config.test_resize == "float"
 
     def resize(self, image: np.ndarray) -> np.ndarray:
         """uint8 [H, W, 3] at the size the network works on; float32 if the config says so."""
+        image = self._configured(image)
+        if self.network_size is not None:
+            scale = min(limit / size for limit, size in zip(self.network_size, image.shape, strict=False))
+            if scale < 1:
+                height, width = (max(1, int(size * scale)) for size in image.shape[:2])
+                image = T.resize_image(image, (height, width))
+        return image
+
+    def _configured(self, image: np.ndarray) -> np.ndarray:
         if self.short_side is None:
             return image
         if self.in_float:
@@ -262,7 +280,7 @@ class InferenceInput:
 
     def __call__(self, images: Sequence[np.ndarray]) -> PanopticBatch:
         """uint8 [H, W, 3] pictures of any sizes -> a batch without targets."""
-        batch, sizes = pad_images([self.resize(image) for image in images], self.divisor)
+        batch, sizes = pad_images([self.resize(image) for image in images], self.divisor, self.network_size)
         return PanopticBatch(batch, torch.tensor(sizes), sizes, [(int(i.shape[0]), int(i.shape[1])) for i in images])
 
 

@@ -20,6 +20,8 @@ from upsnet.data.loader import InferenceInput
 from upsnet.data.predictions import to_prediction
 from upsnet.engine.checkpoint import Checkpoint, load_checkpoint
 from upsnet.files import read_image, to_rgb
+from upsnet.inference.deploy import ExportedModel
+from upsnet.inference.export import load_pt2
 from upsnet.models.upsnet import UPSNet
 from upsnet.structures import PanopticPrediction
 
@@ -30,20 +32,26 @@ class PanopticPredictor:
     """Segments pictures of any size.
 
     Args:
-        model: in evaluation mode.
+        model: `UPSNet`, or an exported one.
         categories: its classes.
         make_input: the preprocessing it was trained with.
         device: where it runs.
     """
 
     def __init__(
-        self, model: UPSNet, categories: CategorySet, make_input: InferenceInput, device: torch.device | str = "cpu"
+        self,
+        model: UPSNet | ExportedModel,
+        categories: CategorySet,
+        make_input: InferenceInput,
+        device: torch.device | str = "cpu",
     ) -> None:
         try:
             self.device = torch.empty(0, device=device).device
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"device {str(device)!r} is not available here ({str(error).splitlines()[0]})") from None
-        self.model = model.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = model
+        if isinstance(model, UPSNet):
+            model.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.categories = categories
         self.make_input = make_input
 
@@ -52,12 +60,15 @@ class PanopticPredictor:
         """Loads a checkpoint.
 
         Args:
-            path: `model.pt` of a run, or an exported checkpoint.
+            path: `model.pt` of a run, an exported checkpoint, or an exported graph (`.pt2`).
             device: by default the GPU if there is one.
 
         Raises:
             FileNotFoundError, ValueError: no such file, or not a checkpoint.
         """
+        if Path(path).suffix == ".pt2":
+            device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            return cls(*load_pt2(Path(path), device), device)
         return cls.of(load_checkpoint(Path(path)), device)
 
     @classmethod

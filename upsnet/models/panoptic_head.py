@@ -118,9 +118,7 @@ class PanopticHead(nn.Module):
         elif semantic_logits is None:  # The instance head alone: masks compete with a stuff of logit 0, which is void.
             num_stuff, limit = max(1, num_stuff), sys.maxsize
             semantic_logits = detections.scores.new_zeros(count, num_stuff + self.num_things, 1, 1)
-        stuff = torch.arange(num_stuff, device=detections.labels.device).expand(count, -1)
-        # Officially the stand-in for "no detection" is of the last stuff class; no other empty slot is ever seen.
-        things = semantic_from_label(detections.labels, num_stuff).where(detections.valid, num_stuff - 1)
+        classes, scores = self.table(detections, num_stuff)
         maps: list[Tensor] = []
         semantics: list[Tensor] = []
         sizes = list(zip(network_sizes, output_sizes, strict=True))
@@ -129,12 +127,21 @@ class PanopticHead(nn.Module):
             channels, semantic = self._fuse(
                 semantic_logits[part], detections[part], network, output, num_stuff, method, with_semantic
             )
-            classes = torch.cat([stuff[part], things[part]], 1)
-            maps.extend(segment_ids(channels, classes, num_stuff, limit, semantic if method == "official" else None))
+            rule_on = semantic if method == "official" else None
+            maps.extend(segment_ids(channels, classes[part], num_stuff, limit, rule_on))
             semantics.extend([] if semantic is None else semantic)
-        classes = torch.cat([stuff, things - (num_stuff - self.num_stuff)], 1)
-        scores = torch.cat([torch.ones_like(stuff, dtype=torch.float32), detections.scores], 1)
+        classes[:, num_stuff:] -= num_stuff - self.num_stuff
         return PanopticOutput(maps, classes, scores, semantics if with_semantic else None)
+
+    @staticmethod
+    def table(detections: Detections, num_stuff: int) -> tuple[Tensor, Tensor]:
+        """Semantic channel int64 and score float32 [B, S + K] of every id: stuff first, then the slots."""
+        labels = detections.labels
+        stuff = torch.arange(num_stuff, device=labels.device).expand(len(labels), -1)
+        # Officially the stand-in for "no detection" is of the last stuff class; no other empty slot is ever seen.
+        things = semantic_from_label(labels, num_stuff).where(detections.valid, num_stuff - 1)
+        scores = torch.cat([torch.ones_like(stuff, dtype=torch.float32), detections.scores], 1)
+        return torch.cat([stuff, things], 1), scores
 
     def _fuse(
         self,

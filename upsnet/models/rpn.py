@@ -125,7 +125,7 @@ class RPN(nn.Module):
             hidden = F.relu(self.conv(level))
             logits.append(self.cls_logits(hidden).permute(0, 2, 3, 1).flatten(1).float())
             deltas.append(self.bbox_pred(hidden).permute(0, 2, 3, 1).reshape(len(level), -1, 4).float())
-        return RPNOutput(logits, deltas, *self.anchors([(int(x.shape[2]), int(x.shape[3])) for x in levels]))
+        return RPNOutput(logits, deltas, *self.anchors([(x.shape[2], x.shape[3]) for x in levels]))
 
     def propose(self, output: RPNOutput, image_sizes: Tensor) -> tuple[Tensor, Tensor]:
         """Decodes, clips and suppresses.

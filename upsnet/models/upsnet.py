@@ -21,7 +21,7 @@ from upsnet.models.semantic_head import SemanticHead
 from upsnet.ops.panoptic_fusion.slots import STRIDE
 from upsnet.ops.roi_align import FeatureLayout, roi_align
 from upsnet.ops.sampling import gather_rows
-from upsnet.structures import PanopticBatch, PanopticOutput, PanopticTarget
+from upsnet.structures import Detections, PanopticBatch, PanopticOutput, PanopticTarget
 
 ROI_STRIDES = (4, 8, 16, 32)
 SEMANTIC_ROI_BINS = 28
@@ -76,18 +76,38 @@ class UPSNet(nn.Module):
         """`loss(batch)` while training, else `predict(batch)`."""
         return self.loss(batch) if self.training else self.predict(batch)
 
-    def features(self, batch: PanopticBatch) -> list[Tensor]:
-        """Normalised images -> pyramid levels; what stands in the padding has no effect."""
-        images = (batch.images.float() - self.pixel_mean) / self.pixel_std
-        images = zero_padding(images, batch.image_sizes).contiguous(memory_format=torch.channels_last)
+    def features(self, images: Tensor, image_sizes: Tensor) -> list[Tensor]:
+        """Images and their valid sizes -> pyramid levels; what stands in the padding has no effect."""
+        images = (images.float() - self.pixel_mean) / self.pixel_std
+        images = zero_padding(images, image_sizes).contiguous(memory_format=torch.channels_last)
         return self.fpn(self.backbone(images))
+
+    def heads(
+        self, images: Tensor, image_sizes: Tensor, *, with_instances: bool = False
+    ) -> tuple[Tensor | None, Detections | None, Detections | None]:
+        """Inference up to the fusion: semantic logits, the panoptic list, and the instance list; None without its head.
+
+        Args:
+            images: uint8 or float32 [B, 3, H, W]; image_sizes: int64 [B, 2], the valid (H, W).
+            with_instances: also the instance list.
+        """
+        levels = self.features(images, image_sizes)
+        semantic_logits = None if self.semantic_head is None else self.semantic_head(levels[:4])
+        if self.rpn is None or self.instance_head is None:
+            return semantic_logits, None, None
+        rois, valid = self.rpn.propose(self.rpn(levels[: len(self.rpn.anchors.strides)]), image_sizes)
+        layout = FeatureLayout.of(levels[:4], ROI_STRIDES, self.roi_convention)
+        outputs = (rois, valid, *self.instance_head.box_outputs(layout, rois), image_sizes)
+        panoptic = self.instance_head.detect(layout, *outputs, self.panoptic_rule)
+        instances = self.instance_head.detect(layout, *outputs, self.instance_rule) if with_instances else None
+        return semantic_logits, panoptic, instances
 
     def loss(self, batch: PanopticBatch) -> dict[str, Tensor]:
         """The losses of a training batch, unweighted, by name; each is averaged over the images."""
         if batch.target is None:
             raise ValueError("a batch without target cannot be trained on: make it with data.loader.collate")
         truth = batch.target
-        levels = self.features(batch)
+        levels = self.features(batch.images, batch.image_sizes)
         losses: dict[str, Tensor] = {}
         semantic_logits = None
         if self.semantic_head is not None:
@@ -157,15 +177,9 @@ class UPSNet(nn.Module):
             with_semantic: also the semantic head's own map.
             with_instances: also the instance list, with masks (COCO's AP list).
         """
-        levels = self.features(batch)
-        semantic_logits = None if self.semantic_head is None else self.semantic_head(levels[:4])
-        panoptic = instances = None
-        if self.rpn is not None and self.instance_head is not None:
-            rois, valid = self.rpn.propose(self.rpn(levels[: len(self.rpn.anchors.strides)]), batch.image_sizes)
-            layout = FeatureLayout.of(levels[:4], ROI_STRIDES, self.roi_convention)
-            outputs = (rois, valid, *self.instance_head.box_outputs(layout, rois), batch.image_sizes)
-            panoptic = self.instance_head.detect(layout, *outputs, self.panoptic_rule)
-            instances = self.instance_head.detect(layout, *outputs, self.instance_rule) if with_instances else None
+        semantic_logits, panoptic, instances = self.heads(
+            batch.images, batch.image_sizes, with_instances=with_instances
+        )
         fused = self.panoptic_head(
             semantic_logits,
             panoptic,

@@ -35,7 +35,7 @@ class FeatureLayout:
     def of(cls, levels: Sequence[Tensor], strides: Sequence[int], convention: str = "aligned") -> FeatureLayout:
         """Lays out levels [B, C, H, W] (free of a copy per level where memory is channels-last)."""
         rows = [level.permute(0, 2, 3, 1).reshape(-1, level.shape[1]) for level in levels]
-        sizes = tuple((int(level.shape[2]), int(level.shape[3])) for level in levels)
+        sizes = tuple((level.shape[2], level.shape[3]) for level in levels)
         return cls(torch.cat(rows).float(), sizes, tuple(strides), convention)
 
 
