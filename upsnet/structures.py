@@ -84,6 +84,7 @@ class PanopticBatch:
         file_names: one per image.
         target: for the losses.
         truths: the samples as read (without pixels), for evaluation.
+        scales: network pixels per picture pixel, where pictures were resized by exactly that (`test_resize: float`).
     """
 
     images: Tensor
@@ -93,6 +94,7 @@ class PanopticBatch:
     file_names: list[str] = field(default_factory=list)
     target: PanopticTarget | None = None
     truths: list[Sample] = field(default_factory=list)
+    scales: list[float] = field(default_factory=list)
 
     def __len__(self) -> int:
         return int(self.images.shape[0])

@@ -1,21 +1,27 @@
 """The exported graph gives the model's own segments, at any size that it was exported for."""
 
 import json
+import subprocess
+import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from upsnet import PanopticPredictor
+from upsnet.config import parse_config
 from upsnet.data.predictions import prediction_rows
-from upsnet.data.shapes import Shapes
+from upsnet.data.shapes import CATEGORIES, Shapes
 from upsnet.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from upsnet.inference import export
 from upsnet.inference.deploy import DeployedModel, panoptic_segments
-from upsnet.inference.export import compare, export_pt2
+from upsnet.inference.export import compare, export_graph
 from upsnet.models.build import build_model
 
+from ..conftest import TINY
 from ..models.test_upsnet import lively
 from ..ops.fusion_cases import METHODS, S, T, random_case
 
@@ -25,11 +31,6 @@ SIZES = ((64, 96), (50, 70), (97, 130), (33, 100))
 @pytest.fixture(scope="module")
 def lively_checkpoint(tmp_path_factory):
     """An untrained model that finds many things."""
-    from upsnet.config import parse_config
-    from upsnet.data.shapes import CATEGORIES
-
-    from ..conftest import TINY
-
     config = parse_config(TINY, ["model.panoptic.score_threshold=0.3"], source="tiny")
     torch.manual_seed(0)
     model = lively(build_model(config, CATEGORIES))
@@ -38,20 +39,27 @@ def lively_checkpoint(tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module")
-def exported(lively_checkpoint):
+@pytest.fixture(scope="module", params=[".pt2", ".onnx"])
+def exported(request, lively_checkpoint):
     """A graph for any size, verified."""
-    path = lively_checkpoint.with_suffix(".pt2")
-    return path, export_pt2(lively_checkpoint, path)
+    if request.param == ".onnx":
+        pytest.importorskip("onnxscript")
+        pytest.importorskip("onnxruntime")
+    path = lively_checkpoint.with_suffix(request.param)
+    return path, export_graph(lively_checkpoint, path)
 
 
 def same(checkpoint, path, pictures):
+    """Number of things in predictions that a checkpoint and a file make alike; scores to the last digits."""
     eager, other = (PanopticPredictor.from_checkpoint(p, "cpu") for p in (checkpoint, path))
     things = 0
     for picture in pictures:
         expected, found = eager(picture), other(picture)
         np.testing.assert_array_equal(found.segment_ids, expected.segment_ids)
-        assert prediction_rows(found) == prediction_rows(expected)
+        ours, theirs = (prediction_rows(p) for p in (found, expected))
+        for row, other_row in zip(ours, theirs, strict=True):
+            assert row.pop("score") == pytest.approx(other_row.pop("score"), abs=1e-5)
+        assert ours == theirs
         things += sum(s.is_thing for s in found.segments)
     return things
 
@@ -64,17 +72,87 @@ def test_a_graph_of_any_size_predicts_as_the_model_does(lively_checkpoint, expor
     assert same(lively_checkpoint, path, pictures) >= 10
 
 
-def test_a_graph_without_detections_predicts_as_the_model_does(lively_checkpoint, tmp_path):
+def changed(lively_checkpoint, folder, weights=None, overrides=()):
+    """The checkpoint with other weights or another config."""
     old = load_checkpoint(lively_checkpoint)
-    weights = {**old.weights, "instance_head.cls_score.bias": torch.tensor([99.0] + [0.0] * 4)}
-    save_checkpoint(tmp_path / "model.pt", Checkpoint(old.config, old.categories, weights))
-    assert export_pt2(tmp_path / "model.pt", tmp_path / "model.pt2", size=(64, 96), verify=False) is None
-    assert same(tmp_path / "model.pt", tmp_path / "model.pt2", [Shapes(1, (64, 96))[0].image]) == 0
+    config = parse_config(old.config.dump(), overrides, source="changed")
+    model = build_model(config, old.categories, pretrained=False)
+    kept = {k: v for k, v in old.weights.items() if k in model.state_dict()}
+    torch.manual_seed(1)
+    for name, value in model.named_parameters():
+        if ".offset." in name:
+            torch.nn.init.normal_(value, std=0.05)
+    state = {**model.state_dict(), **kept, **(weights or {})}
+    save_checkpoint(folder / "model.pt", Checkpoint(config, old.categories, state))
+    return folder / "model.pt"
+
+
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+def test_a_graph_without_detections_predicts_as_the_model_does(lively_checkpoint, tmp_path, suffix):
+    bias = torch.tensor([99.0] + [0.0] * 4)
+    path = changed(lively_checkpoint, tmp_path, {"instance_head.cls_score.bias": bias})
+    target = path.with_suffix(suffix)
+    assert export_graph(path, target, size=(64, 96), verify=False) is None
+    assert same(path, target, [Shapes(1, (64, 96))[0].image]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [None, (128, 160)])
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model.panoptic.method=heuristic"],
+        ["model.semantic.conv=deformable"],
+        ["model.roi_align=legacy"],
+        ["model.roi_align=inclusive", "model.min_box=1"],
+        ["model.fpn_gap=true"],
+        ["model.instance.max_detections=5"],
+        ["model.panoptic.stuff_area_limit=400"],
+        ["model.panoptic.overlap_threshold=0"],
+    ],
+    ids=lambda o: o[0].rpartition(".")[2],
+)
+def test_every_kind_of_model_is_exported(lively_checkpoint, tmp_path, overrides, suffix, size):
+    path = changed(lively_checkpoint, tmp_path, overrides=overrides)
+    agreement = export_graph(path, path.with_suffix(suffix), size=size)
+    assert agreement.disagreement < 1e-4, "near-ties"
+    assert agreement.instances >= 5
+
+
+def test_official_rounding_goes_into_pt2_only(lively_checkpoint, tmp_path):
+    path = changed(lively_checkpoint, tmp_path, overrides=["model.panoptic.method=official"])
+    assert export_graph(path, path.with_suffix(".pt2"), size=(128, 160)).disagreement == 0
+    with pytest.raises(ValueError, match="official, which has no ONNX form yet"):
+        export_graph(path, path.with_suffix(".onnx"))
+
+
+def test_onnx_runs_without_torch_and_without_this_package(lively_checkpoint, exported, run_tool, tmp_path):
+    path, _ = exported
+    if path.suffix != ".onnx":
+        pytest.skip("a .pt2 needs both")
+    Image.fromarray(Shapes(1, (97, 130), seed=9)[0].image).save(tmp_path / "scene.png")
+    code, _, err = run_tool(
+        "predict", "--checkpoint", lively_checkpoint, "--input", tmp_path / "scene.png", "--output", tmp_path / "ours"
+    )
+    assert code == 0, err
+    script = Path(__file__).parents[2] / "examples/onnx_infer.py"
+    block = "import sys; sys.modules['torch'] = sys.modules['upsnet'] = sys.modules['PIL'] = None; import runpy; "
+    arguments = ["--model", str(path), "--input", str(tmp_path / "scene.png"), "--output", str(tmp_path / "theirs")]
+    code = f"{block}sys.argv = {['onnx_infer.py', *arguments]!r}; runpy.run_path({str(script)!r}, run_name='__main__')"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+    ours, theirs = (np.asarray(Image.open(tmp_path / name / "scene.png")) for name in ("ours", "theirs"))
+    np.testing.assert_array_equal(ours, theirs)
+    ours, theirs = (json.loads((tmp_path / name / "scene.json").read_text()) for name in ("ours", "theirs"))
+    for a, b in zip(ours["segments_info"], theirs["segments_info"], strict=True):
+        assert a.pop("score") == pytest.approx(b.pop("score"), abs=1e-5)
+    assert ours == theirs
+    assert len(ours["segments_info"]) > 5
 
 
 def test_a_graph_of_fixed_size_and_batch_makes_pictures_fit(lively_checkpoint, tmp_path):
     path = tmp_path / "fixed.pt2"
-    assert export_pt2(lively_checkpoint, path, size=(96, 128), batch_size=2).disagreement == 0
+    assert export_graph(lively_checkpoint, path, size=(96, 128), batch_size=2).disagreement == 0
     predictor = PanopticPredictor.from_checkpoint(path, "cpu")
     for size in ((200, 150), (64, 96)):
         assert predictor(Shapes(1, size)[0].image).segment_ids.shape == size
@@ -106,9 +184,14 @@ def test_the_operator_is_well_formed(method):
 
 
 def test_the_file_tells_what_it_is(exported):
-    with zipfile.ZipFile(exported[0]) as file:
-        name = next(n for n in file.namelist() if n.endswith(export.METADATA))
-        metadata = json.loads(file.read(name))
+    path, _ = exported
+    if path.suffix == ".onnx":
+        import onnx
+
+        metadata = json.loads(next(p.value for p in onnx.load(path).metadata_props if p.key == export.METADATA))
+    else:
+        with zipfile.ZipFile(path) as file:
+            metadata = json.loads(file.read(next(n for n in file.namelist() if n.endswith(export.METADATA))))
     assert metadata["network_size"] is None
     assert {"id", "name", "isthing", "color"} <= metadata["categories"][0].keys()
     assert metadata["config"]["data"]["test_max_side"] == 1333
@@ -116,19 +199,19 @@ def test_the_file_tells_what_it_is(exported):
 
 
 def test_a_graph_that_disagrees_is_not_written(lively_checkpoint, tmp_path, monkeypatch):
-    def other(checkpoint, path, size):
+    def other(checkpoint, path):
         changed = {k: v + 0.5 * torch.randn_like(v) if "score" in k else v for k, v in checkpoint.weights.items()}
-        return compare(Checkpoint(checkpoint.config, checkpoint.categories, changed), path, size)
+        return compare(Checkpoint(checkpoint.config, checkpoint.categories, changed), path)
 
     monkeypatch.setattr(export, "compare", other)
     with pytest.raises(ValueError, match=r"model\.pt2: not written: .* differs from the model on \d+\.\d+ %"):
-        export_pt2(lively_checkpoint, tmp_path / "model.pt2", size=(128, 160))
+        export_graph(lively_checkpoint, tmp_path / "model.pt2", size=(128, 160))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_wrong_requests_are_named(lively_checkpoint, tmp_path):
     with pytest.raises(ValueError, match="--size 100 96: expected multiples of 32"):
-        export_pt2(lively_checkpoint, tmp_path / "m.pt2", size=(100, 96))
+        export_graph(lively_checkpoint, tmp_path / "m.pt2", size=(100, 96))
     (tmp_path / "text.pt2").write_text("hello")
     with pytest.raises(ValueError, match=r"text\.pt2: cannot be read as an exported model"):
         PanopticPredictor.from_checkpoint(tmp_path / "text.pt2", "cpu")

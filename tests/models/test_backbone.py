@@ -4,6 +4,7 @@ import torchvision
 from torch import nn
 
 from upsnet.models.backbone import ResNet
+from upsnet.models.fpn import FPN
 from upsnet.models.layers import FrozenBatchNorm2d
 from upsnet.models.weights import load_backbone_weights
 
@@ -29,7 +30,7 @@ def test_features_equal_torchvisions_with_its_weights_from_a_file(tmp_path, name
 
 def test_weights_that_do_not_fit_are_refused(tmp_path):
     ours = ResNet("resnet18", width=16, norm="bn", freeze_at=0)
-    torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    torch.save({"layer1.0.conv1.weight": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match=r"other\.pth: does not fit resnet18"):
         load_backbone_weights(ours, "resnet18", str(tmp_path / "other.pth"))
     (tmp_path / "text.pth").write_text("no weights")
@@ -60,3 +61,49 @@ def test_frozen_norms_stay_frozen_and_group_norm_exists():
     assert not any(m.training or m.weight.requires_grad for m in norms)
     model = ResNet("resnet18", width=16, norm="gn", freeze_at=0)
     assert model(torch.randn(1, 3, 64, 64))[3].shape == (1, 128, 2, 2)
+
+
+def test_bottlenecks_can_stride_in_their_first_convolution():
+    ours, plain = (ResNet("resnet50", width=16, norm="bn", freeze_at=0, stride_in_1x1=s) for s in (True, False))
+    for stage in (ours.layer2, ours.layer3, ours.layer4):
+        assert [(b.conv1.stride, b.conv2.stride) for b in stage][:2] == [((2, 2), (1, 1)), ((1, 1), (1, 1))]
+    assert plain.layer2[0].conv2.stride == (2, 2)
+    assert ours.layer1[0].conv1.stride == (1, 1)
+    x = torch.randn(1, 3, 64, 96)
+    assert [f.shape for f in ours(x)] == [f.shape for f in plain(x)]
+
+
+def test_deformable_stages_start_as_plain_ones():
+    torch.manual_seed(0)
+    plain = ResNet("resnet50", width=16, norm="bn", freeze_at=0).eval()
+    ours = ResNet("resnet50", width=16, norm="bn", freeze_at=0, deformable_from=4).eval()
+    missing = ours.load_state_dict(plain.state_dict(), strict=False)
+    assert not missing.unexpected_keys
+    assert {name.split(".")[0] for name in missing.missing_keys} == {"layer3", "layer4"}
+    assert all("conv2.offset" in name for name in missing.missing_keys)
+    for a, b in zip(ours(x := torch.randn(1, 3, 64, 96)), plain(x), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_norm_eps_reaches_every_norm():
+    ours = ResNet("resnet18", width=16, norm="frozen_bn", norm_eps=0.25)
+    assert {m.eps for m in ours.modules() if isinstance(m, torch.nn.BatchNorm2d)} == {0.25}
+
+
+def test_the_global_mean_is_added_to_p5():
+    torch.manual_seed(0)
+    fpn = FPN([8, 8, 8, 8], 16, extra_level=False, gap=True)
+    features = [torch.randn(1, 8, 32 >> n, 48 >> n) for n in range(4)]
+    with torch.no_grad():
+        fpn.gap.weight.zero_()
+        fpn.gap.bias.zero_()
+        without = fpn(features)
+        fpn.gap.weight.copy_(torch.eye(16, 8))
+        fpn.layer_blocks[3].weight.copy_(torch.eye(16)[:, :, None, None] * torch.eye(3)[1].outer(torch.eye(3)[1]))
+        fpn.layer_blocks[3].bias.zero_()
+        found = fpn(features)[3]
+        fpn.gap.weight.zero_()
+        expected = fpn(features)[3]
+    difference = (found - expected)[0, :8].mean((1, 2))
+    torch.testing.assert_close(difference, features[3].mean((0, 2, 3)))
+    assert len(without) == 4

@@ -151,6 +151,22 @@ def test_every_method_trains_and_predicts(make_config, dataset, batch, method):
         assert ids.max() <= len(classes)
 
 
+def test_the_official_normalizer_divides_by_more(make_config, dataset, batch):
+    """Ignored pixels count in the divisor of two losses, and the objectness is over a fixed number of anchors."""
+    options = ["model.rpn.samples=4096"]  # more than there are
+    models = [
+        build_model(make_config(*options, f"loss.normalizer={n}"), dataset.categories) for n in ("labelled", "official")
+    ]
+    models[1].load_state_dict(models[0].state_dict())
+    void = batch.target.semantic_map.clone()
+    void[:, :40] = 255
+    case = replace(batch, target=replace(batch.target, semantic_map=void))
+    ours, official = (model.train()(case) for model in models)
+    smaller = {"loss_semantic_roi", "loss_panoptic", "loss_rpn_objectness"}
+    for name in ours:
+        assert (official[name] < ours[name]) if name in smaller else (official[name] == ours[name]), name
+
+
 def test_official_boxes_end_with_their_last_pixel():
     """A mask that is on in a box of whole pixels covers exactly these, whatever the method calls their end."""
     semantic = torch.zeros(1, 5, 8, 8)

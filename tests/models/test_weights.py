@@ -1,5 +1,6 @@
 """Weights from elsewhere: names, numbers, classes by name, and files that must be refused."""
 
+import codecs
 import os
 import pickle
 from collections import OrderedDict
@@ -15,6 +16,7 @@ from upsnet.config import parse_config
 from upsnet.data.categories import CategorySet
 from upsnet.data.known_categories import known_categories
 from upsnet.data.loader import pad_images
+from upsnet.models.array_pickle import load_arrays
 from upsnet.models.build import build_model
 from upsnet.models.weight_names import official_name
 from upsnet.models.weights import fill, read_weights
@@ -216,22 +218,64 @@ def test_official_names_are_those_of_its_checkpoints():
     assert official_name("instance_head.mask_layers.3.0.bias") == "mask_branch.mask_conv4.0.bias"
 
 
-class Hostile:
+class Calls:
+    """Pickles as a call of `function`."""
+
+    def __init__(self, function, *arguments, state=None):
+        self.reduced = (function, arguments) if state is None else (function, arguments, state)
+
     def __reduce__(self):
-        return os.system, ("touch /tmp/upsnet_was_here",)
+        return self.reduced
 
 
-def test_hostile_files_are_refused_and_do_nothing(tmp_path):
-    content = {"model": {"backbone.bottom_up.stem.conv1.weight": Hostile()}}
-    (tmp_path / "hostile.pkl").write_bytes(pickle.dumps(content))
-    with pytest.raises(ValueError, match=r"hostile\.pkl: refused as a pickle of arrays \(it asks for .*system"):
-        read_weights(tmp_path / "hostile.pkl")
-    torch.save(content, tmp_path / "hostile.pth")
-    with pytest.raises(
-        ValueError, match=r"hostile\.pth: refused as a PyTorch file of plain tensors \(it asks for .*system"
-    ):
-        read_weights(tmp_path / "hostile.pth")
-    assert not os.path.exists("/tmp/upsnet_was_here")  # noqa: PTH110
+@pytest.mark.parametrize("suffix", [".pkl", ".pth"])
+def test_hostile_files_are_refused_and_do_nothing(tmp_path, suffix):
+    content = {"model": {"backbone.bottom_up.stem.conv1.weight": Calls(os.system, f"touch {tmp_path}/was_here")}}
+    path = tmp_path / f"hostile{suffix}"
+    if suffix == ".pkl":
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, path)
+    with pytest.raises(ValueError, match=r"hostile\.p..: refused as a .* \(it asks for .*system"):
+        read_weights(path)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Calls(np.dtype, "O8", False, True),
+        Calls(np.dtype, "O8", False, True, state=(3, "|", None, None, None, -1, -1, 0)),
+        Calls(np.dtype, "V8", False, True, state=(3, "|", None, ("a",), {"a": (Calls(np.dtype, "O8"), 0)}, 8, 1, 0)),
+        Calls(np.ndarray, (1,), Calls(np.dtype, "f4")),
+        np.array([object], dtype=object),
+        np.array(["text"]),
+        Calls(codecs.encode, "text", "zip"),
+        Calls(np.frombuffer, b"abcd", "f4"),
+    ],
+    ids=range(8),
+)
+def test_a_pickle_holds_numbers_and_nothing_else(tmp_path, value):
+    path = tmp_path / "strange.pkl"
+    path.write_bytes(pickle.dumps({"model": {"backbone.bottom_up.stem.conv1.weight": value}}))
+    with pytest.raises(ValueError, match=r"strange\.pkl: "):
+        read_weights(path)
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_numbers_of_every_kind_are_read(tmp_path, protocol):
+    values = {
+        "a": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "b": np.asfortranarray(np.arange(6, dtype=np.int64).reshape(2, 3)),
+        "c": np.array([True, False]),
+        "d": np.arange(3, dtype=">f8"),
+        "e": np.float32(2.5),
+    }
+    path = tmp_path / "arrays.pkl"
+    path.write_bytes(pickle.dumps(values, protocol=protocol))
+    found = load_arrays(path)
+    for key, value in values.items():
+        np.testing.assert_array_equal(found[key], value)
 
 
 def test_unknown_and_unfit_files_say_what_they_look_like(tmp_path, torchvision_file):

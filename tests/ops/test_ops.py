@@ -40,6 +40,23 @@ def test_clipping_uses_each_image_its_own_size():
     assert clipped.tolist() == [[[0, 0, 20, 10]], [[0, 0, 40, 30]]]
 
 
+def test_clipping_can_leave_a_pixel_inside():
+    boxes = torch.tensor([[[-9.0, -9, -5, -5], [30, 40, 50, 60], [3, 4, 5, 6]]])
+    clipped = B.clip_boxes(boxes, torch.tensor([[10, 20]]), 1.0)
+    assert clipped.tolist() == [[[0, 0, 1, 1], [19, 9, 20, 10], [3, 4, 5, 6]]]
+
+
+@pytest.mark.parametrize("convention", ["legacy", "inclusive"])
+def test_roi_align_without_the_half_pixel_equals_torchvisions(generator, convention):
+    level = torch.randn(1, 4, 25, 40, generator=generator)
+    boxes = random_boxes(40, 90, generator)[None]
+    boxes[0, 0] = torch.tensor([10.0, 10, 11.5, 10.2])  # smaller than a cell
+    found = our_roi_align(FeatureLayout.of([level], (4,), convention), boxes, 7, torch.zeros(1, 40, dtype=torch.long))
+    end = torch.tensor([0, 0, 1, 1]) if convention == "inclusive" else 0
+    rois = torch.cat([torch.zeros(40, 1), boxes[0] - end], 1)
+    torch.testing.assert_close(found, roi_align(level, rois, 7, 1 / 4, sampling_ratio=2, aligned=False))
+
+
 def test_nms_rows_equal_torchvision_and_padding_takes_no_part(generator):
     rows = torch.stack([random_boxes(60, 60, generator) for _ in range(3)])
     rows[1, 40:] = 0

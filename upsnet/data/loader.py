@@ -281,7 +281,11 @@ class InferenceInput:
     def __call__(self, images: Sequence[np.ndarray]) -> PanopticBatch:
         """uint8 [H, W, 3] pictures of any sizes -> a batch without targets."""
         batch, sizes = pad_images([self.resize(image) for image in images], self.divisor, self.network_size)
-        return PanopticBatch(batch, torch.tensor(sizes), sizes, [(int(i.shape[0]), int(i.shape[1])) for i in images])
+        original = [(int(i.shape[0]), int(i.shape[1])) for i in images]
+        scales: list[float] = []
+        if self.in_float and self.short_side is not None and self.network_size is None:
+            scales = [T.exact_scale(size, self.short_side, self.max_side) for size in original]
+        return PanopticBatch(batch, torch.tensor(sizes), sizes, original, scales=scales)
 
 
 def collate_whole(items: Sequence[tuple[Sample, int]], make: InferenceInput) -> PanopticBatch:

@@ -50,15 +50,20 @@ def fit_size(size: tuple[int, int], short_side: int, max_side: int) -> tuple[int
 def resize_exactly(image: npt.NDArray[np.uint8], short_side: int, max_side: int) -> npt.NDArray[np.float32]:
     """Bilinear resize of uint8 [H, W, 3] without rounding, by one scale for both axes, as the official UPSNet does.
 
-    The scale is `short_side` / shorter side unless the longer side would then round to more than `max_side`. Pixel i
-    lies at (i + 1/2) / scale - 1/2, whatever the rounding of the size.
+    Pixel i lies at (i + 1/2) / scale - 1/2, whatever the rounding of the size.
     """
-    scale = short_side / min(image.shape[:2])
-    if round(scale * max(image.shape[:2])) > max_side:
-        scale = max_side / max(image.shape[:2])
+    scale = exact_scale(image.shape[:2], short_side, max_side)
+    if round(scale * min(image.shape[:2])) < 1:
+        raise ValueError(f"image of {image.shape[1]} x {image.shape[0]} is too narrow for {max_side} pixels a side")
     pixels = image.astype(np.float32)
     resized = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
     return np.asarray(resized, dtype=np.float32)
+
+
+def exact_scale(size: tuple[int, int], short_side: int, max_side: int) -> float:
+    """`short_side` / shorter side, unless the longer one would then round to more than `max_side`."""
+    scale = short_side / min(size)
+    return max_side / max(size) if round(scale * max(size)) > max_side else scale
 
 
 class ResizeShortSide:

@@ -1,7 +1,7 @@
 """The model in the form that is exported: pictures and sizes in, the segment map and a table of fixed length out.
 
-The panoptic fusion is one operator of the graph (`upsnet::panoptic_segments`), like the suppression of boxes: it runs
-the same code as the model here, so an exported file gives the same map. Loading such a file needs this package.
+The panoptic fusion is one operator of the graph (`upsnet::panoptic_segments`), like the suppression of boxes and the
+pooling of RoIs. In a `.pt2` they run the code of this package; `onnx_ops.py` holds their ONNX forms.
 """
 
 from __future__ import annotations
@@ -140,6 +140,10 @@ def _geometry(ids: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return area[:, 1:], torch.stack([*low, *high], -1)[:, 1:]
 
 
+Graph = Callable[[Tensor, Tensor, Tensor], dict[str, Tensor]]
+"""Images, image sizes and canvas -> the outputs of `DeployedModel`."""
+
+
 class ExportedModel:
     """An exported file behind the face of `UPSNet.predict`.
 
@@ -150,13 +154,7 @@ class ExportedModel:
         device: of the graph.
     """
 
-    def __init__(
-        self,
-        run: Callable[[Tensor, Tensor, Tensor], dict[str, Tensor]],
-        categories: CategorySet,
-        batch_size: int,
-        device: torch.device,
-    ) -> None:
+    def __init__(self, run: Graph, categories: CategorySet, batch_size: int, device: torch.device) -> None:
         self.run, self.batch_size, self.device = run, batch_size, device
         self.channels = {c.id: channel for channel, c in enumerate(categories.categories)}
 

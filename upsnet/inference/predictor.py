@@ -21,7 +21,7 @@ from upsnet.data.predictions import to_prediction
 from upsnet.engine.checkpoint import Checkpoint, load_checkpoint
 from upsnet.files import read_image, to_rgb
 from upsnet.inference.deploy import ExportedModel
-from upsnet.inference.export import load_pt2
+from upsnet.inference.export import load_graph
 from upsnet.models.upsnet import UPSNet
 from upsnet.structures import PanopticPrediction
 
@@ -60,15 +60,15 @@ class PanopticPredictor:
         """Loads a checkpoint.
 
         Args:
-            path: `model.pt` of a run, an exported checkpoint, or an exported graph (`.pt2`).
+            path: `model.pt` of a run, an exported checkpoint, or an exported graph (`.pt2`, `.onnx`).
             device: by default the GPU if there is one.
 
         Raises:
             FileNotFoundError, ValueError: no such file, or not a checkpoint.
         """
-        if Path(path).suffix == ".pt2":
+        if Path(path).suffix in (".pt2", ".onnx"):
             device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-            return cls(*load_pt2(Path(path), device), device)
+            return cls(*load_graph(Path(path), device), device)
         return cls.of(load_checkpoint(Path(path)), device)
 
     @classmethod

@@ -46,6 +46,10 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         block, depths = _DEPTHS[name]
+        if stride_in_1x1 and block is BasicBlock:
+            raise ValueError(
+                f"model.backbone.stride_in_1x1: {name} has no 1x1 convolutions, expected a bottleneck ResNet"
+            )
         norm_layer = partial(make_norm, norm, eps=norm_eps)
         self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
         self.bn1 = norm_layer(width)

@@ -98,6 +98,7 @@ class PanopticHead(nn.Module):
         output_sizes: Sequence[tuple[int, int]],
         *,
         with_semantic: bool = False,
+        scales: Sequence[float] = (),
     ) -> PanopticOutput:
         """Fuses each image at its own output size.
 
@@ -106,6 +107,7 @@ class PanopticHead(nn.Module):
             detections: the panoptic list with mask logits, or None for the semantic head alone.
             network_sizes, output_sizes: (H, W) per image: valid network input, and result.
             with_semantic: also give the argmax of the semantic head.
+            scales: network pixels per picture pixel, for `official`; by default what the sizes tell.
         """
         count, num_stuff, limit = len(network_sizes), self.num_stuff, self.stuff_area_limit
         has_both = semantic_logits is not None and detections is not None
@@ -127,6 +129,9 @@ class PanopticHead(nn.Module):
             channels, semantic = self._fuse(
                 semantic_logits[part], detections[part], network, output, num_stuff, method, with_semantic
             )
+            if self.method == "official" and semantic is not None:
+                scale = scales[part.start] if scales else None
+                channels, semantic = (nearest(m, network, output, scale) for m in (channels, semantic))
             rule_on = semantic if method == "official" else None
             maps.extend(segment_ids(channels, classes[part], num_stuff, limit, rule_on))
             semantics.extend([] if semantic is None else semantic)
@@ -153,13 +158,13 @@ class PanopticHead(nn.Module):
         method: Method,
         with_semantic: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        """Panoptic and semantic map int32 [B, H, W] of images of one size."""
+        """Panoptic and semantic map int32 [B, H, W] of images of one size; officially at the network's."""
         is_official = self.method == "official"
         size = network if is_official else output
         if not is_official:  # Logits beyond the valid cells depend on the amount of padding.
             rows, columns = (-(-n // STRIDE) for n in network)
             semantic_logits = semantic_logits[..., :rows, :columns]
-        channels, semantic = panoptic_map(
+        return panoptic_map(
             semantic_logits,
             self._ends(scale_boxes(detections.boxes, network, size), method),
             detections.labels,
@@ -172,9 +177,6 @@ class PanopticHead(nn.Module):
             method=method,
             with_semantic=with_semantic or is_official,
         )
-        if is_official and semantic is not None:
-            channels, semantic = (nearest(m, network, output) for m in (channels, semantic))
-        return channels, semantic
 
     @staticmethod
     def _ends(boxes: Tensor, method: Method) -> Tensor:

@@ -186,5 +186,6 @@ class UPSNet(nn.Module):
             batch.network_sizes,
             output_sizes or batch.original_sizes,
             with_semantic=with_semantic and semantic_logits is not None,
+            scales=batch.scales,
         )
         return replace(fused, instances=instances)

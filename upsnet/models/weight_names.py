@@ -44,20 +44,24 @@ def from_official(tensors: dict[str, Tensor]) -> Weights:
     found = _renamed(tensors, _OFFICIAL, {".conv2_offset.": ".conv2.offset.", ".conv_offset.": ".conv.offset."})
     _expect_pixels(found, CAFFE_MEAN, (1.0, 1.0, 1.0), bgr=True)
     _drop_background(found, ("bbox_pred", "mask_score"))
-    score = found.pop("semantic_head.score.weight")
-    found |= {f"semantic_head.score.{i}.weight": part for i, part in enumerate(score.chunk(4, dim=1))}
-    found["semantic_head.score.0.bias"] = found.pop("semantic_head.score.bias")
-    public = {133: "coco", 19: "cityscapes"}.get(len(score))
+    public = None
+    if "semantic_head.score.weight" in found and "semantic_head.score.bias" in found:
+        score = found.pop("semantic_head.score.weight")
+        found |= {f"semantic_head.score.{i}.weight": part for i, part in enumerate(score.chunk(4, dim=1))}
+        found["semantic_head.score.0.bias"] = found.pop("semantic_head.score.bias")
+        public = {133: "coco", 19: "cityscapes"}.get(len(score))
     return Weights("official UPSNet", found, _public(public), _public(public, things=True))
 
 
 def from_torchvision(tensors: dict[str, Tensor]) -> Weights:
     """torchvision's Mask R-CNN: class 0 unused in boxes and masks; of 91 rows (COCO), row i is category id i."""
+    if "backbone.fpn.inner_blocks.0.1.weight" in tensors:
+        raise ValueError("torchvision's Mask R-CNN v2 has another architecture, expected v1 (maskrcnn_resnet50_fpn)")
     found = _renamed(tensors, _TORCHVISION, {})
     _expect_pixels(found, IMAGENET_MEAN, IMAGENET_STD)
     _drop_background(found, ("bbox_pred", "mask_score"))
     things: Names | None = None
-    if len(found["instance_head.cls_score.bias"]) == 91:
+    if len(found.get("instance_head.cls_score.bias", ())) == 91:
         by_id = {c.id: c.name for c in known_categories("coco").categories}
         things = [by_id.get(number) for number in range(1, 91)]
     return Weights("torchvision Mask R-CNN", found, None, things)
@@ -68,7 +72,9 @@ def from_detectron2(tensors: dict[str, Tensor]) -> Weights:
     inner = {".shortcut.norm.": ".downsample.1.", ".shortcut.": ".downsample.0."}
     inner |= {f".conv{n}.norm.": f".bn{n}." for n in (1, 2, 3)}
     found = _renamed(tensors, _DETECTRON2, inner)
-    _expect_pixels(found, IMAGENET_MEAN, (1.0, 1.0, 1.0), bgr=True)
+    own = {name: found[name].flatten().flip(0).tolist() for name in ("pixel_mean", "pixel_std") if name in found}
+    mean, std = own.get("pixel_mean", IMAGENET_MEAN), own.get("pixel_std", (1.0, 1.0, 1.0))
+    _expect_pixels(found, mean, std, bgr=True)
     things: Names | None = None
     if "instance_head.cls_score.bias" in found:
         for key in ("instance_head.cls_score.weight", "instance_head.cls_score.bias"):
@@ -89,7 +95,7 @@ TRANSLATORS: dict[str, Callable[[dict[str, Tensor]], Weights]] = {
     "resnet_backbone.conv1.conv1.weight": from_official,
     "backbone.body.conv1.weight": from_torchvision,
     "backbone.bottom_up.stem.conv1.weight": from_detectron2,
-    "conv1.weight": from_resnet,
+    "layer1.0.conv1.weight": from_resnet,
 }
 """A name that only such a file has -> its translation."""
 

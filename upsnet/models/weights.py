@@ -5,7 +5,6 @@ This is the only place where rows of one set of classes meet rows of another. No
 
 from __future__ import annotations
 
-import pickle
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model_weights
 
 from upsnet.data.categories import CategorySet
+from upsnet.models.array_pickle import load_arrays
 from upsnet.models.backbone import ResNet
 from upsnet.models.weight_names import RESNET, TRANSLATORS, Names, Weights, class_names
 
@@ -64,7 +64,7 @@ def read_weights(path: str | Path) -> Weights:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file of weights")
-    values = _read_torch(path) if path.suffix != ".pkl" or zipfile.is_zipfile(path) else _read_pickle(path)
+    values = _read_torch(path) if path.suffix != ".pkl" or zipfile.is_zipfile(path) else load_arrays(path)
     if isinstance(values, dict) and "categories" in values and "weights" in values:
         categories = CategorySet.from_json(values["categories"], source=str(path))
         return Weights(
@@ -107,7 +107,7 @@ def fill(model: nn.Module, weights: Weights, categories: CategorySet) -> Report:
             report.fresh.extend([] if name.endswith("num_batches_tracked") else [name])
             continue
         by_name = ours is not None and ours != theirs
-        if target.shape[by_name:] != source.shape[by_name:]:
+        if target.shape[by_name:] != source.shape[by_name:] or (by_name and len(theirs or ()) != len(source)):
             raise ValueError(
                 f"{weights.kind}: {name} is {tuple(source.shape)}, expected {tuple(target.shape)}: "
                 "the weights belong to another architecture; use the config they were made with"
@@ -120,13 +120,13 @@ def fill(model: nn.Module, weights: Weights, categories: CategorySet) -> Report:
             target.copy_(source)
         (report.resized if by_name else report.loaded).append(name)
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    if random := sorted(frozen.intersection(report.fresh)):
+    if random := sorted(name for name in frozen.intersection(report.fresh) if ".offset." not in name):
         raise ValueError(
             f"{weights.kind}: has no {_some(random)}, which the config freezes: they would stay random; "
             "choose weights with a backbone, or set model.backbone.norm to bn or gn and freeze_at to 0"
         )
     report.unused = sorted(weights.tensors.keys() - state.keys())
-    if not report.loaded:
+    if not [name for name in report.loaded if not name.startswith("pixel_")]:
         raise ValueError(f"{weights.kind}: nothing fits this model, expected names such as {_some(report.fresh)}")
     return report
 
@@ -178,36 +178,14 @@ def _read_torch(path: Path) -> Any:
         raise ValueError(f"{path}: refused as a PyTorch file of plain tensors ({reason})") from None
 
 
-class _Arrays(pickle.Unpickler):
-    """Admits what a pickled array is made of, and nothing else."""
-
-    _ALLOWED = frozenset(
-        [("numpy", "ndarray"), ("numpy", "dtype"), ("collections", "OrderedDict"), ("_codecs", "encode")]
-        + [(f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")]
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, only arrays are admitted")
-        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
-
-
-def _read_pickle(path: Path) -> Any:
-    try:
-        with path.open("rb") as file:
-            return _Arrays(file, encoding="latin1").load()
-    except Exception as error:  # a hostile or broken stream may raise anything
-        raise ValueError(f"{path}: refused as a pickle of arrays ({str(error).splitlines()[0]})") from None
-
-
 def _tensors(values: Any, path: Path) -> dict[str, Tensor]:
     """Tensors by name, without the prefix of a data-parallel wrapper."""
     if not isinstance(values, Mapping):
         raise ValueError(f"{path}: holds a {type(values).__name__}, expected a state dict")
     found = {}
     for key, value in values.items():
-        if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
-            value = torch.from_numpy(np.array(value))
+        if isinstance(value, np.ndarray) and value.dtype.kind in "fiub" and value.dtype.itemsize <= 8:
+            value = torch.from_numpy(value.astype(value.dtype.newbyteorder("=")))
         if isinstance(value, Tensor):
             found[str(key).removeprefix("module.")] = value
     return found

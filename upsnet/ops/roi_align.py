@@ -21,7 +21,7 @@ class FeatureLayout:
 
     Attributes:
         table: float32 [sum over levels of B * H * W, C].
-        sizes: (H, W) of each level; strides: image pixels per cell.
+        sizes: (H, W) of each level; strides: image pixels per cell; levels: as they were given.
         convention: of the boxes that pool from it. `aligned`: shifted by half a cell, so that pixel centres meet cell
             centres. `legacy`: not shifted, and at least one cell wide. `inclusive`: legacy, ending at the last pixel.
     """
@@ -30,13 +30,14 @@ class FeatureLayout:
     sizes: tuple[tuple[int, int], ...]
     strides: tuple[int, ...]
     convention: str = "aligned"
+    levels: tuple[Tensor, ...] = ()
 
     @classmethod
     def of(cls, levels: Sequence[Tensor], strides: Sequence[int], convention: str = "aligned") -> FeatureLayout:
         """Lays out levels [B, C, H, W] (free of a copy per level where memory is channels-last)."""
         rows = [level.permute(0, 2, 3, 1).reshape(-1, level.shape[1]) for level in levels]
         sizes = tuple((level.shape[2], level.shape[3]) for level in levels)
-        return cls(torch.cat(rows).float(), sizes, tuple(strides), convention)
+        return cls(torch.cat(rows).float(), sizes, tuple(strides), convention, tuple(levels))
 
 
 def assign_levels(boxes: Tensor, canonical_size: float, num_levels: int) -> Tensor:
@@ -61,6 +62,8 @@ def roi_align(
     Returns:
         float32 [B * R, C, P, P], channels last in memory.
     """
+    if torch.compiler.is_exporting():
+        return pool_rois(list(layout.levels), boxes, levels, output_size, layout.strides, layout.convention)
     device, (num_images, count) = boxes.device, boxes.shape[:2]
     points = output_size * sampling_ratio
     image = torch.arange(num_images, device=device)[:, None]
@@ -100,3 +103,18 @@ def roi_align(
         cell.reshape(-1, taps), layout.table, per_sample_weights=weight.reshape(-1, taps), mode="sum"
     )
     return pooled.reshape(-1, output_size, output_size, layout.table.shape[1]).permute(0, 3, 1, 2)
+
+
+@torch.library.custom_op("upsnet::pool_rois", mutates_args=())
+def pool_rois(
+    levels: Sequence[Tensor], boxes: Tensor, which: Tensor, output_size: int, strides: Sequence[int], convention: str
+) -> Tensor:
+    """`roi_align` as an operator of an exported graph, over levels [B, C, H, W]; `which` int64 [B, R] is the level."""
+    return roi_align(FeatureLayout.of(levels, strides, convention), boxes, output_size, which).contiguous()
+
+
+@pool_rois.register_fake
+def _(
+    levels: Sequence[Tensor], boxes: Tensor, which: Tensor, output_size: int, strides: Sequence[int], convention: str
+) -> Tensor:
+    return boxes.new_empty(boxes.shape[0] * boxes.shape[1], levels[0].shape[1], output_size, output_size)

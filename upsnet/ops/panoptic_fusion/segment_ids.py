@@ -45,17 +45,20 @@ def segment_ids(
     return ids.gather(1, channels.flatten(1).long()).view(channels.shape).int()
 
 
-def nearest(maps: Tensor, source: tuple[int, int], target: tuple[int, int]) -> Tensor:
+def nearest(maps: Tensor, source: tuple[int, int], target: tuple[int, int], scale: float | None = None) -> Tensor:
     """Resizes maps [..., h, w] as the official program does: pixel floor(i scale), one float32 scale for both axes.
 
     Args:
         maps: of size `source` = (h, w).
-        source, target: sizes; `source` is `target` times the scale, rounded, which tells the scale.
+        source, target: sizes; `source` is `target` times the scale, rounded.
+        scale: by default what the sizes tell, taking the shorter side to be exact.
     """
     ratios = [new / old for new, old in zip(source, target, strict=True)]
     fits = [all(round(size * r) == n for size, n in zip(target, source, strict=True)) for r in ratios]
     short = 0 if target[0] <= target[1] else 1
-    scale = float(np.float32(ratios[short] if fits[short] else ratios[1 - short]))
+    if scale is None:
+        scale = ratios[short] if fits[short] else ratios[1 - short]
+    scale = float(np.float32(scale))
     rows, columns = (
         (torch.arange(new, device=maps.device, dtype=torch.float64) * scale).floor().long().clamp(max=old - 1)
         for new, old in zip(target, source, strict=True)
