@@ -38,14 +38,21 @@ REPEATS = 3
 
 
 def random_checkpoint(config_path: str, path: Path) -> None:
-    """A model of a COCO config with random weights; group norm, so that activations stay of one scale."""
-    changes = ["model.backbone.weights=null", "model.backbone.norm=gn", "model.backbone.freeze_at=0"]
-    config = load_config(config_path, changes)
+    """A model of a COCO config with random weights."""
+    config = load_config(config_path)
     categories = known_categories("coco")
     torch.manual_seed(0)
-    model = build_model(config, categories)
+    model = build_model(config, categories, pretrained=False)
+    for name, parameter in model.backbone.named_parameters():
+        if name.endswith("bn3.weight"):  # so that activations stay of one scale
+            torch.nn.init.constant_(parameter, 0.3)
+    # Prediction layers far from zero: something is found, and scores are no near-ties that rounding would reorder.
     assert model.instance_head is not None
-    torch.nn.init.normal_(model.instance_head.cls_score.weight, std=0.5)  # so that something is found
+    assert model.rpn is not None
+    assert model.semantic_head is not None
+    for layer in (model.rpn.cls_logits, *model.semantic_head.score):
+        torch.nn.init.normal_(layer.weight, std=0.5)
+    torch.nn.init.normal_(model.instance_head.cls_score.weight, std=0.2)
     save_checkpoint(path, Checkpoint(config, categories, model.state_dict()))
 
 

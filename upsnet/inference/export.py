@@ -235,7 +235,9 @@ def _pictures() -> Sequence[npt.NDArray[np.uint8]]:
 
 def _differences(ours: PanopticOutput, theirs: PanopticOutput, num_stuff: int) -> dict[str, int]:
     ids, other = ours.segment_ids[0], theirs.segment_ids[0]
-    differs = (ids != other) | (ours.segment_classes[0][ids.long() - 1] != theirs.segment_classes[0][other.long() - 1])
+    void = torch.tensor([-1])
+    classes, others = (torch.cat([void, o.segment_classes[0].cpu()]) for o in (ours, theirs))
+    differs = (ids != other) | (classes[ids.long()] != others[other.long()])
     present = ids.unique()
     return {
         "pixels": ids.numel(),
