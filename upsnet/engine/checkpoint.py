@@ -72,13 +72,20 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise ValueError(f"{path}: cannot be read as a checkpoint ({str(error).splitlines()[0]})") from None
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise ValueError(f"{path}: not a checkpoint of this project, expected format {FORMAT!r}; train or export one")
+    config, categories = read_description(values, source=str(path))
     return Checkpoint(
-        config=parse_config(values["config"], source=f"{path} (config)"),
-        categories=CategorySet.from_json(values["categories"], source=str(path)),
+        config=config,
+        categories=categories,
         weights=values["weights"],
         metrics=values["metrics"],
         training=values["training"],
     )
+
+
+def read_description(values: dict[str, Any], *, source: str) -> tuple[Config, CategorySet]:
+    """The config and the classes, as checkpoints and exported graphs hold them."""
+    config = parse_config(values["config"], source=f"{source} (config)")
+    return config, CategorySet.from_json(values["categories"], source=source)
 
 
 def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], *, source: str) -> None:

@@ -16,11 +16,10 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 from torch.export.passes import move_to_device_pass
 
-from upsnet.config import parse_config
 from upsnet.data.categories import CategorySet
 from upsnet.data.loader import InferenceInput
 from upsnet.data.shapes import Shapes
-from upsnet.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from upsnet.engine.checkpoint import Checkpoint, load_checkpoint, read_description, save_checkpoint
 from upsnet.files import atomic_path
 from upsnet.inference.deploy import DeployedModel, ExportedModel, Graph
 from upsnet.structures import PanopticOutput
@@ -177,8 +176,7 @@ def load_graph(path: Path, device: torch.device) -> tuple[ExportedModel, Categor
         metadata = json.loads(text)
     except Exception as error:  # the loaders raise many kinds; all mean that the file is not such a graph
         raise ValueError(f"{path}: cannot be read as an exported model ({str(error).splitlines()[0]})") from None
-    categories = CategorySet.from_json(metadata["categories"], source=str(path))
-    config = parse_config(metadata["config"], source=f"{path} (config)")
+    config, categories = read_description(metadata, source=str(path))
     size = metadata["network_size"]
     make_input = InferenceInput(config.data, None if size is None else (size[0], size[1]))
     return ExportedModel(run, categories, metadata["batch_size"], device), categories, make_input
