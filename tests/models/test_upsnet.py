@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from upsnet.data.loader import InferenceInput, collate, open_dataset, pad_images
+from upsnet.data.loader import InferenceInput, collate, open_dataset
 from upsnet.data.targets import make_target
+from upsnet.data.transforms import pad_images
 from upsnet.losses import weighted_total
 from upsnet.models.build import build_model
 from upsnet.models.instance_head import DetectionRule

@@ -15,7 +15,7 @@ from torchvision.models.detection.image_list import ImageList
 from upsnet.config import parse_config
 from upsnet.data.categories import CategorySet
 from upsnet.data.known_categories import known_categories
-from upsnet.data.loader import pad_images
+from upsnet.data.transforms import pad_images
 from upsnet.models.array_pickle import load_arrays
 from upsnet.models.build import build_model
 from upsnet.models.weight_names import official_name

@@ -169,31 +169,10 @@ class _Items(Dataset[Any]):
         return sample, seed
 
 
-def pad_images(
-    images: Sequence[np.ndarray], divisor: int, size: tuple[int, int] | None = None
-) -> tuple[Tensor, list[tuple[int, int]]]:
-    """Stacks [h, w, 3] images of any sizes into [B, 3, H, W] with zeros at the bottom and the right.
-
-    Args:
-        images: uint8 or float32.
-        divisor: H and W become multiples of it, as small as possible.
-        size: (H, W), given instead.
-
-    Returns:
-        The batch (channels last in memory), and the valid (H, W) of each image.
-    """
-    height, width = size or (-(-max(image.shape[axis] for image in images) // divisor) * divisor for axis in (0, 1))
-    batch = np.zeros((len(images), height, width, 3), dtype=images[0].dtype)
-    for slot, image in zip(batch, images, strict=True):
-        slot[: image.shape[0], : image.shape[1]] = image
-    sizes = [(int(image.shape[0]), int(image.shape[1])) for image in images]
-    return torch.from_numpy(batch).permute(0, 3, 1, 2), sizes
-
-
 def collate(items: Sequence[tuple[Sample, int]], num_stuff: int, divisor: int) -> PanopticBatch:
     """Makes a training batch of augmented samples and their seeds."""
     samples = [sample for sample, _ in items]
-    images, sizes = pad_images([s.image for s in samples], divisor)
+    images, sizes = T.pad_images([s.image for s in samples], divisor)
     targets = [make_target(sample, num_stuff, seed) for sample, seed in items]
     slots = max(1, max(len(t.labels) for t in targets))
 
@@ -280,7 +259,7 @@ class InferenceInput:
 
     def __call__(self, images: Sequence[np.ndarray]) -> PanopticBatch:
         """uint8 [H, W, 3] pictures of any sizes -> a batch without targets."""
-        batch, sizes = pad_images([self.resize(image) for image in images], self.divisor, self.network_size)
+        batch, sizes = T.pad_images([self.resize(image) for image in images], self.divisor, self.network_size)
         original = [(int(i.shape[0]), int(i.shape[1])) for i in images]
         scales: list[float] = []
         if self.in_float and self.short_side is not None and self.network_size is None:

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 from upsnet.structures import Sample
@@ -64,6 +65,27 @@ def exact_scale(size: tuple[int, int], short_side: int, max_side: int) -> float:
     """`short_side` / shorter side, unless the longer one would then round to more than `max_side`."""
     scale = short_side / min(size)
     return max_side / max(size) if round(scale * max(size)) > max_side else scale
+
+
+def pad_images(
+    images: Sequence[np.ndarray], divisor: int, size: tuple[int, int] | None = None
+) -> tuple[Tensor, list[tuple[int, int]]]:
+    """Stacks [h, w, 3] images of any sizes into [B, 3, H, W] with zeros at the bottom and the right.
+
+    Args:
+        images: uint8 or float32.
+        divisor: H and W become multiples of it, as small as possible.
+        size: (H, W), given instead.
+
+    Returns:
+        The batch (channels last in memory), and the valid (H, W) of each image.
+    """
+    height, width = size or (-(-max(image.shape[axis] for image in images) // divisor) * divisor for axis in (0, 1))
+    batch = np.zeros((len(images), height, width, 3), dtype=images[0].dtype)
+    for slot, image in zip(batch, images, strict=True):
+        slot[: image.shape[0], : image.shape[1]] = image
+    sizes = [(int(image.shape[0]), int(image.shape[1])) for image in images]
+    return torch.from_numpy(batch).permute(0, 3, 1, 2), sizes
 
 
 class ResizeShortSide:
