@@ -37,6 +37,10 @@ def main() -> None:
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(args.model), options, providers=["CPUExecutionProvider"])
     about = json.loads(session.get_modelmeta().custom_metadata_map["upsnet.json"])
+    if session.get_inputs()[0].type != "tensor(uint8)":
+        raise SystemExit(
+            f"{args.model}: takes unrounded float pictures (test_resize: float), expected one that takes uint8"
+        )
     data, limit, batch = about["config"]["data"], about["network_size"], about["batch_size"]
 
     image = cv2.imread(str(args.input))

@@ -154,8 +154,13 @@ def test_a_graph_of_fixed_size_and_batch_makes_pictures_fit(lively_checkpoint, t
     path = tmp_path / "fixed.pt2"
     assert export_graph(lively_checkpoint, path, size=(96, 128), batch_size=2).disagreement == 0
     predictor = PanopticPredictor.from_checkpoint(path, "cpu")
-    for size in ((200, 150), (64, 96)):
-        assert predictor(Shapes(1, size)[0].image).segment_ids.shape == size
+    sizes = ((200, 150), (64, 96), (64, 96), (64, 96), (200, 150))
+    pictures = [Shapes(5, size)[i].image for i, size in enumerate(sizes)]
+    for picture, found in zip(pictures, predictor(pictures), strict=True):
+        alone = predictor(picture)
+        assert found.segment_ids.shape == picture.shape[:2]
+        np.testing.assert_array_equal(found.segment_ids, alone.segment_ids)
+        assert found.segments == alone.segments
 
 
 def test_the_table_describes_the_map(lively_checkpoint):
@@ -212,6 +217,8 @@ def test_a_graph_that_disagrees_is_not_written(lively_checkpoint, tmp_path, monk
 def test_wrong_requests_are_named(lively_checkpoint, tmp_path):
     with pytest.raises(ValueError, match="--size 100 96: expected multiples of 32"):
         export_graph(lively_checkpoint, tmp_path / "m.pt2", size=(100, 96))
+    with pytest.raises(ValueError, match="--batch-size 0: expected at least 1"):
+        export_graph(lively_checkpoint, tmp_path / "m.pt2", batch_size=0)
     (tmp_path / "text.pt2").write_text("hello")
     with pytest.raises(ValueError, match=r"text\.pt2: cannot be read as an exported model"):
         PanopticPredictor.from_checkpoint(tmp_path / "text.pt2", "cpu")

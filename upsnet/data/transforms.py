@@ -22,8 +22,8 @@ Transform = Callable[[Sample, np.random.Generator], Sample]
 
 
 def resize_image(image: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """Bilinear resize of uint8 [H, W, 3] to `size` = (H, W)."""
-    return np.asarray(cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
+    """Bilinear resize of uint8 (or float32) [H, W, 3] to `size` = (H, W)."""
+    return np.asarray(cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR), dtype=image.dtype)
 
 
 def resize_ids(ids: npt.NDArray[np.int32], size: tuple[int, int]) -> npt.NDArray[np.int32]:

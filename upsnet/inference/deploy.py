@@ -161,12 +161,20 @@ class ExportedModel:
     @torch.no_grad()
     def predict(self, batch: PanopticBatch) -> PanopticOutput:
         """Predicts each image at its original size; a batch smaller than the graph's is filled up."""
-        maps, classes, scores = [], [], []
-        for number, (height, width) in enumerate(batch.original_sizes):
-            rows = [number] * self.batch_size
-            canvas = torch.empty(height, width, dtype=torch.uint8, device=self.device)
+        maps: list[Tensor] = []
+        tables: list[tuple[Tensor, Tensor]] = []
+        while (first := len(maps)) < len(batch):
+            # As many neighbours of one size as the graph takes at once.
+            size = batch.original_sizes[first]
+            same = [
+                n for n in range(first, min(first + self.batch_size, len(batch))) if batch.original_sizes[n] == size
+            ]
+            count = next((i for i, n in enumerate(same) if n != first + i), len(same))
+            rows = [first + min(i, count - 1) for i in range(self.batch_size)]
+            canvas = torch.empty(size, dtype=torch.uint8, device=self.device)
             found = self.run(batch.images[rows].contiguous(), batch.image_sizes[rows], canvas)
-            maps.append(found["segment_ids"][0])
-            classes.append(torch.tensor([self.channels[i] for i in found["category_id"][0].tolist()]))
-            scores.append(found["score"][0])
-        return PanopticOutput(maps, torch.stack(classes), torch.stack(scores))
+            maps.extend(found["segment_ids"][:count])
+            channels = [[self.channels[i] for i in row] for row in found["category_id"][:count].tolist()]
+            tables.append((torch.tensor(channels), found["score"][:count]))
+        classes, scores = (torch.cat(parts) for parts in zip(*tables, strict=True))
+        return PanopticOutput(maps, classes, scores)

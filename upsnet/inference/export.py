@@ -100,6 +100,8 @@ def export_graph(
     divisor = config.data.size_divisor
     if size is not None and (size[0] % divisor or size[1] % divisor or min(size) <= 0):
         raise ValueError(f"--size {size[0]} {size[1]}: expected multiples of {divisor}")
+    if batch_size < 1:
+        raise ValueError(f"--batch-size {batch_size}: expected at least 1")
     metadata = {
         "config": config.dump(),
         "categories": checkpoint.categories.to_json(),
@@ -174,8 +176,11 @@ def load_graph(path: Path, device: torch.device) -> tuple[ExportedModel, Categor
     try:
         run, text = (_load_onnx if path.suffix == ".onnx" else _load_pt2)(path, device)
         metadata = json.loads(text)
+    except ImportError as error:
+        raise ValueError(f"{path}: needs the package {error.name}, expected pip install 'upsnet[onnx]'") from None
     except Exception as error:  # the loaders raise many kinds; all mean that the file is not such a graph
-        raise ValueError(f"{path}: cannot be read as an exported model ({str(error).splitlines()[0]})") from None
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path}: cannot be read as an exported model ({reason})") from None
     config, categories = read_description(metadata, source=str(path))
     size = metadata["network_size"]
     make_input = InferenceInput(config.data, None if size is None else (size[0], size[1]))
