@@ -279,9 +279,13 @@ def test_numbers_of_every_kind_are_read(tmp_path, protocol):
 
 
 def test_unknown_and_unfit_files_say_what_they_look_like(tmp_path, torchvision_file):
+    x = torch.zeros(1)
     torch.save({"encoder.weight": torch.zeros(2), "decoder.weight": torch.zeros(2)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match=r"other\.pth: 2 tensors \(encoder.weight, decoder.weight\), expected"):
         read_weights(tmp_path / "other.pth")
+    torch.save({"backbone.body.conv1.weight": x, "backbone.fpn.inner_blocks.0.1.weight": x}, tmp_path / "v2.pth")
+    with pytest.raises(ValueError, match=r"v2\.pth: .* v2 has another architecture, expected v1"):
+        read_weights(tmp_path / "v2.pth")
     (tmp_path / "text.pkl").write_text("hello")
     with pytest.raises(ValueError, match=r"text\.pkl: refused as a pickle"):
         read_weights(tmp_path / "text.pkl")

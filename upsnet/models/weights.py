@@ -79,7 +79,10 @@ def read_weights(path: str | Path) -> Weights:
     tensors = _tensors(values, path)
     for marker, translate in TRANSLATORS.items():
         if marker in tensors:
-            return translate(tensors)
+            try:
+                return translate(tensors)
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from None
     raise ValueError(
         f"{path}: {len(tensors)} tensors ({_some(list(tensors))}), expected a checkpoint of this project, the official "
         "UPSNet's, torchvision's ResNet or Mask R-CNN, or detectron2's; convert the names first"
@@ -158,7 +161,7 @@ def load_backbone_weights(backbone: ResNet, name: str, weights: str) -> None:
         if read.kind != RESNET:
             raise ValueError(f"{weights}: {read.kind}, expected {RESNET}; --init takes other files")
         state = {k.removeprefix("backbone."): v for k, v in read.tensors.items() if k.startswith("backbone.")}
-    state.pop("fc.weight", None), state.pop("fc.bias", None)
+    state = {key: value for key, value in state.items() if not key.startswith("fc.")}
     expected = {k: v for k, v in backbone.state_dict().items() if "num_batches" not in k and ".offset." not in k}
     wrong = sorted(k for k in expected if k not in state or state[k].shape != expected[k].shape)
     wrong += sorted(k for k in state if k not in backbone.state_dict() and "num_batches" not in k)
