@@ -13,7 +13,7 @@ from upsnet.data.coco import PanopticJson
 from upsnet.data.panoptic_png import segment_geometry
 from upsnet.data.predictions import PanopticWriter
 from upsnet.metrics.panoptic_json import evaluate_files
-from upsnet.metrics.panoptic_quality import PanopticQuality, SegmentTable, image_scores
+from upsnet.metrics.panoptic_quality import PanopticQuality, SegmentTable, class_sums, match_segments
 
 CATEGORIES = CategorySet.from_json(
     [{"id": i * 3 + 2, "name": f"c{i}", "isthing": int(i >= 2), "color": [i, 0, 0]} for i in range(5)], source="test"
@@ -22,7 +22,8 @@ CATEGORIES = CategorySet.from_json(
 
 def scores(truth, truth_classes, predicted, predicted_classes, crowd=None):
     table = SegmentTable.of(truth_classes, crowd)
-    rows = image_scores(np.array(truth), table, np.array(predicted), SegmentTable.of(predicted_classes), 5)
+    found = match_segments(np.array(truth), table, np.array(predicted), SegmentTable.of(predicted_classes))
+    rows = class_sums(found, 5)
     return {c: tuple(row) for c, row in enumerate(rows.tolist()) if any(row)}
 
 
@@ -65,9 +66,9 @@ def test_truth_against_itself_is_perfect_and_unseen_groups_are_empty():
 def test_bad_maps_are_refused():
     table = SegmentTable.of([2])
     with pytest.raises(ValueError, match=r"size \(1, 2\), expected \(1, 1\)"):
-        image_scores(np.ones((1, 1), int), table, np.ones((1, 2), int), table, 5)
+        match_segments(np.ones((1, 1), int), table, np.ones((1, 2), int), table)
     with pytest.raises(ValueError, match="ids from 2 to 2"):
-        image_scores(np.ones((1, 1), int), table, np.full((1, 1), 2), table, 5)
+        match_segments(np.ones((1, 1), int), table, np.full((1, 1), 2), table)
 
 
 def random_map(rng, size, void):

@@ -38,18 +38,37 @@ class SegmentTable:
         return cls(rows, np.zeros(len(rows), dtype=bool) if is_crowd is None else np.asarray(is_crowd, dtype=bool))
 
 
-def image_scores(
-    truth_map: IntArray, truth: SegmentTable, predicted_map: IntArray, predicted: SegmentTable, num_classes: int
-) -> npt.NDArray[np.float64]:
+@dataclass(frozen=True)
+class Matching:
+    """A prediction beside its truth: n true and m predicted segments of one image.
+
+    Attributes:
+        truth, predicted: the segments.
+        inter: int64 [n + 1, m + 1], pixels shared; row and column 0 are void.
+        iou: float64 [n, m], the union without the prediction's pixels on void truth.
+        hit_truth, hit_predicted: int64 [k], rows of the segments that match.
+        missed: bool [n], true segments without a match (no crowds).
+        spurious: bool [m], predicted segments without a match, less the excused and the empty ones.
+    """
+
+    truth: SegmentTable
+    predicted: SegmentTable
+    inter: npt.NDArray[np.int64]
+    iou: npt.NDArray[np.float64]
+    hit_truth: npt.NDArray[np.int64]
+    hit_predicted: npt.NDArray[np.int64]
+    missed: npt.NDArray[np.bool_]
+    spurious: npt.NDArray[np.bool_]
+
+
+def match_segments(
+    truth_map: IntArray, truth: SegmentTable, predicted_map: IntArray, predicted: SegmentTable
+) -> Matching:
     """Compares one prediction with its truth.
 
     Args:
         truth_map, predicted_map: [H, W] of one size, dense ids.
         truth, predicted: their segments; a predicted row without a pixel is no segment.
-        num_classes: rows of the result.
-
-    Returns:
-        float64 [num_classes, 4]: sum of IoU, TP, FP, FN of each class.
 
     Raises:
         ValueError: the maps differ in size, or hold an id without a row.
@@ -67,21 +86,27 @@ def image_scores(
     iou = inter[1:, 1:] / np.maximum(union, 1)
     same = (truth.classes[:, None] == predicted.classes) & ~truth.is_crowd[:, None]
     hit_truth, hit_predicted = np.nonzero(same & (iou > 0.5))
-
-    scores = np.zeros((num_classes, len(FIELDS)))
-    np.add.at(scores[:, 0], truth.classes[hit_truth], iou[hit_truth, hit_predicted])
-    np.add.at(scores[:, 1], truth.classes[hit_truth], 1)
     missed = ~truth.is_crowd
     missed[hit_truth] = False
-    np.add.at(scores[:, 3], truth.classes[missed], 1)
 
-    crowd_row = np.zeros(num_classes, dtype=np.int64)
-    crowd_row[truth.classes[truth.is_crowd]] = np.flatnonzero(truth.is_crowd) + 1
+    crowds = np.flatnonzero(truth.is_crowd)
+    crowd_row = np.zeros(1 + max(truth.classes.max(initial=0), predicted.classes.max(initial=0)), dtype=np.int64)
+    crowd_row[truth.classes[crowds]] = crowds + 1  # the last one of a class stays
     own_crowd = crowd_row[predicted.classes]
     excused = inter[0, 1:] + np.where(own_crowd > 0, inter[own_crowd, np.arange(1, columns)], 0)
     spurious = (predicted_area > 0) & (excused / np.maximum(predicted_area, 1) <= 0.5)
     spurious[hit_predicted] = False
-    np.add.at(scores[:, 2], predicted.classes[spurious], 1)
+    return Matching(truth, predicted, inter, iou, hit_truth, hit_predicted, missed, spurious)
+
+
+def class_sums(found: Matching, num_classes: int) -> npt.NDArray[np.float64]:
+    """float64 [num_classes, 4]: sum of IoU, TP, FP, FN of each class in one image."""
+    scores = np.zeros((num_classes, len(FIELDS)))
+    hit = found.truth.classes[found.hit_truth]
+    np.add.at(scores[:, 0], hit, found.iou[found.hit_truth, found.hit_predicted])
+    np.add.at(scores[:, 1], hit, 1)
+    np.add.at(scores[:, 2], found.predicted.classes[found.spurious], 1)
+    np.add.at(scores[:, 3], found.truth.classes[found.missed], 1)
     return scores
 
 
@@ -99,8 +124,8 @@ class PanopticQuality:
     def update(
         self, key: Any, truth_map: IntArray, truth: SegmentTable, predicted_map: IntArray, predicted: SegmentTable
     ) -> None:
-        """Adds one image under a key of its own (see `image_scores`)."""
-        self.rows[key] = image_scores(truth_map, truth, predicted_map, predicted, len(self.categories))
+        """Adds one image under a key of its own (see `match_segments`)."""
+        self.rows[key] = class_sums(match_segments(truth_map, truth, predicted_map, predicted), len(self.categories))
 
     def compute(self) -> dict[str, Any]:
         """The `panoptic` section of `metrics.json`: All, Things, Stuff and per_class.
