@@ -17,14 +17,21 @@ import onnxruntime
 OUTPUTS = ["segment_ids", "category_id", "is_thing", "score", "area", "box", "valid"]
 
 
-def network_size(height: int, width: int, data: dict, limit: list[int] | None) -> tuple[int, int]:
-    """Size that the picture is resized to, by the rule in the file."""
-    if data["test_short_side"] is not None:
-        scale = min(data["test_short_side"] / min(height, width), data["test_max_side"] / max(height, width))
-        height, width = max(1, round(height * scale)), max(1, round(width * scale))
-    if limit is not None and (scale := min(limit[0] / height, limit[1] / width)) < 1:
-        height, width = max(1, int(height * scale)), max(1, int(width * scale))
-    return height, width
+def resize(image: np.ndarray, data: dict, limit: list[int] | None) -> np.ndarray:
+    """The picture at the size that the network works on, by the rule in the file."""
+    height, width = image.shape[:2]
+    if short := data["test_short_side"]:
+        scale, longest = short / min(height, width), data["test_max_side"] / max(height, width)
+        if data["test_resize"] == "float":
+            scale = longest if round(scale * max(height, width)) > data["test_max_side"] else scale
+            image = cv2.resize(image.astype(np.float32), None, fx=scale, fy=scale)
+        else:
+            height, width = (max(1, round(n * min(scale, longest))) for n in (height, width))
+            image = cv2.resize(image, (width, height))
+    if limit and (scale := min(a / b for a, b in zip(limit, image.shape, strict=False))) < 1:
+        height, width = (max(1, int(n * scale)) for n in image.shape[:2])
+        image = cv2.resize(image, (width, height))
+    return image
 
 
 def main() -> None:
@@ -33,31 +40,23 @@ def main() -> None:
     for name in ("--model", "--input", "--output"):
         parser.add_argument(name, type=Path, required=True)
     args = parser.parse_args()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(args.model), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(args.model), providers=onnxruntime.get_available_providers())
     about = json.loads(session.get_modelmeta().custom_metadata_map["upsnet.json"])
-    if session.get_inputs()[0].type != "tensor(uint8)":
-        raise SystemExit(
-            f"{args.model}: takes unrounded float pictures (test_resize: float), expected one that takes uint8"
-        )
-    data, limit, batch = about["config"]["data"], about["network_size"], about["batch_size"]
-
-    image = cv2.imread(str(args.input))
-    if image is None:
+    if (picture := cv2.imread(str(args.input))) is None:
         raise SystemExit(f"{args.input}: cannot be read as an image")
-    height, width = network_size(*image.shape[:2], data, limit)
-    resized = cv2.resize(image[..., ::-1], (width, height), interpolation=cv2.INTER_LINEAR)
-    divisor = data["size_divisor"]
-    rows, columns = limit or (-(-height // divisor) * divisor, -(-width // divisor) * divisor)
-    images = np.zeros((batch, 3, rows, columns), np.uint8)
+    resized = resize(picture[..., ::-1], about["config"]["data"], about["network_size"])
+    height, width = resized.shape[:2]
+    divisor = about["config"]["data"]["size_divisor"]
+    rows, columns = about["network_size"] or (-(-n // divisor) * divisor for n in (height, width))
+    is_float = session.get_inputs()[0].type == "tensor(float)"
+    images = np.zeros((about["batch_size"], 3, rows, columns), np.float32 if is_float else np.uint8)
     images[:, :, :height, :width] = resized.transpose(2, 0, 1)
-    sizes = np.array([[height, width]] * batch, np.int64)
-    feed = {"images": images, "image_sizes": sizes, "canvas": np.zeros(image.shape[:2], np.uint8)}
+    sizes = np.array([[height, width]] * len(images), np.int64)
+    feed = {"images": images, "image_sizes": sizes, "canvas": np.zeros(picture.shape[:2], np.uint8)}
     ids, category, is_thing, score, area, box, valid = (value[0] for value in session.run(OUTPUTS, feed))
 
     names = {row["id"]: row["name"] for row in about["categories"]}
-    rows = [
+    segments = [
         {
             "id": int(i + 1), "category_id": int(category[i]), "area": int(area[i]),
             "bbox": [int(v) for v in (box[i][0], box[i][1], box[i][2] - box[i][0], box[i][3] - box[i][1])],
@@ -67,9 +66,9 @@ def main() -> None:
         for i in np.flatnonzero(valid)
     ]  # fmt: skip
     args.output.mkdir(parents=True, exist_ok=True)
-    rgb = np.stack([ids & 255, ids >> 8 & 255, ids >> 16 & 255], axis=-1).astype(np.uint8)
-    cv2.imwrite(str(args.output / f"{args.input.stem}.png"), rgb[..., ::-1])
-    found = {"image": args.input.name, "height": image.shape[0], "width": image.shape[1], "segments_info": rows}
+    bgr = np.stack([ids >> 16 & 255, ids >> 8 & 255, ids & 255], axis=-1).astype(np.uint8)
+    cv2.imwrite(str(args.output / f"{args.input.stem}.png"), bgr)
+    found = {"image": args.input.name, "height": ids.shape[0], "width": ids.shape[1], "segments_info": segments}
     (args.output / f"{args.input.stem}.json").write_text(json.dumps(found, indent=1) + "\n")
 
 

@@ -84,7 +84,8 @@ class PanopticBatch:
         file_names: one per image.
         target: for the losses.
         truths: the samples as read (without pixels), for evaluation.
-        scales: network pixels per picture pixel, where pictures were resized by exactly that (`test_resize: float`).
+        scales: network pixels per picture pixel, where pictures were resized by exactly that (`test_resize: float`);
+            None: what the sizes tell.
     """
 
     images: Tensor
@@ -94,7 +95,7 @@ class PanopticBatch:
     file_names: list[str] = field(default_factory=list)
     target: PanopticTarget | None = None
     truths: list[Sample] = field(default_factory=list)
-    scales: list[float] = field(default_factory=list)
+    scales: list[float | None] = field(default_factory=list)
 
     def __len__(self) -> int:
         return int(self.images.shape[0])

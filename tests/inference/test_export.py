@@ -1,10 +1,10 @@
 """The exported graph gives the model's own segments, at any size that it was exported for."""
 
 import json
+import os
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,16 +12,18 @@ import torch
 from PIL import Image
 
 from upsnet import PanopticPredictor
-from upsnet.config import parse_config
+from upsnet.config import load_config, parse_config
+from upsnet.data.known_categories import known_categories
 from upsnet.data.predictions import prediction_rows
 from upsnet.data.shapes import CATEGORIES, Shapes
 from upsnet.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from upsnet.inference import export
 from upsnet.inference.deploy import DeployedModel, panoptic_segments
-from upsnet.inference.export import compare, export_graph
+from upsnet.inference.export import export_graph
+from upsnet.inference.exported import METADATA, is_compiled
 from upsnet.models.build import build_model
 
-from ..conftest import TINY
+from ..conftest import ROOT, TINY
 from ..models.test_upsnet import lively
 from ..ops.fusion_cases import METHODS, S, T, random_case
 
@@ -37,6 +39,12 @@ def lively_checkpoint(tmp_path_factory):
     path = tmp_path_factory.mktemp("lively") / "model.pt"
     save_checkpoint(path, Checkpoint(config, CATEGORIES, model.state_dict()))
     return path
+
+
+@pytest.fixture(scope="module")
+def exported_sizes(lively_checkpoint):
+    """Bytes of the graphs in float32."""
+    return {suffix: lively_checkpoint.with_suffix(suffix).stat().st_size for suffix in (".pt2", ".onnx")}
 
 
 @pytest.fixture(scope="module", params=[".pt2", ".onnx"])
@@ -96,14 +104,21 @@ def test_a_graph_without_detections_predicts_as_the_model_does(lively_checkpoint
     assert same(path, target, [Shapes(1, (64, 96))[0].image]) == 0
 
 
+OFFICIAL = [
+    "model.panoptic.method=official", "model.roi_align=inclusive", "model.min_box=1", "model.fpn_gap=true",
+    "data.test_resize=float", "data.test_short_side=70", "data.test_max_side=100",
+]  # fmt: skip
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [None, (128, 160)])
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
 @pytest.mark.parametrize(
     "overrides",
     [
+        OFFICIAL,
         ["model.panoptic.method=heuristic"],
-        ["model.semantic.conv=deformable"],
+        ["model.semantic.conv=deformable", "model.backbone.deformable_from=4"],
         ["model.roi_align=legacy"],
         ["model.roi_align=inclusive", "model.min_box=1"],
         ["model.fpn_gap=true"],
@@ -120,34 +135,111 @@ def test_every_kind_of_model_is_exported(lively_checkpoint, tmp_path, overrides,
     assert agreement.instances >= 5
 
 
-def test_official_rounding_goes_into_pt2_only(lively_checkpoint, tmp_path):
-    path = changed(lively_checkpoint, tmp_path, overrides=["model.panoptic.method=official"])
-    assert export_graph(path, path.with_suffix(".pt2"), size=(128, 160)).disagreement == 0
-    with pytest.raises(ValueError, match="official, which has no ONNX form yet"):
-        export_graph(path, path.with_suffix(".onnx"))
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+@pytest.mark.parametrize("config", ["coco_r50", "upsnet_official_r50_cityscapes", "upsnet_official_r101_dcn_coco"])
+def test_the_large_models_are_exported(tmp_path, config, suffix):
+    """Random weights; a small picture, for the time that it takes."""
+    config = load_config(ROOT / f"configs/{config}.yaml", ["data.test_short_side=128", "data.test_max_side=192"])
+    categories = known_categories("cityscapes" if config.data.categories == "cityscapes" else "coco")
+    torch.manual_seed(0)
+    model = lively(build_model(config, categories, pretrained=False))
+    save_checkpoint(tmp_path / "model.pt", Checkpoint(config, categories, model.state_dict()))
+    agreement = export_graph(tmp_path / "model.pt", tmp_path / f"model{suffix}")
+    assert agreement.disagreement < 1e-3, "near-ties: weights are random"
+
+
+@pytest.mark.parametrize(
+    ("suffix", "precision"), [(".pt2", "bf16"), (".onnx", "fp16"), pytest.param(".pt2", "fp16", marks=pytest.mark.slow)]
+)
+def test_sixteen_bits_halve_the_file_and_change_little(lively_checkpoint, exported_sizes, tmp_path, suffix, precision):
+    path = tmp_path / f"model{suffix}"
+    agreement = export_graph(lively_checkpoint, path, size=(128, 160), precision=precision)
+    assert agreement.disagreement < 0.01
+    assert agreement.instances >= 10
+    assert path.stat().st_size < exported_sizes[suffix] - 300_000, "of a model of 260,000 parameters"
+    whole, less = (PanopticPredictor.from_checkpoint(p, "cpu") for p in (lively_checkpoint, path))
+    picture = Shapes(1, (128, 160), seed=9)[0].image
+    assert (whole(picture).segment_ids != less(picture).segment_ids).mean() < 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [None, (96, 128)])
+def test_a_compiled_file_predicts_as_the_model_does(lively_checkpoint, tmp_path, size):
+    path = tmp_path / "model.pt2"
+    agreement = export_graph(lively_checkpoint, path, size=size, compile_for=torch.device("cpu"))
+    assert is_compiled(path)
+    assert agreement.disagreement < 1e-4
+    predictor = PanopticPredictor.from_checkpoint(path)
+    assert predictor.device.type == "cpu"
+    assert sum(s.is_thing for s in predictor(Shapes(1, (50, 70), seed=9)[0].image).segments) >= 1
+    with pytest.raises(ValueError, match="runs on cpu here, expected cuda: it was compiled for one kind of device"):
+        PanopticPredictor.from_checkpoint(path, "cuda")
+
+
+def run_example(command, model, picture, output):
+    """`examples/onnx_infer.py` by a Python: the id map and the segments that it writes."""
+    script = ROOT / "examples/onnx_infer.py"
+    done = subprocess.run(
+        [*command, str(script), "--model", str(model), "--input", str(picture), "--output", str(output)],
+        capture_output=True, text=True, cwd=output.parent, env={"PATH": os.environ["PATH"]}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return np.asarray(Image.open(output / "scene.png")), json.loads((output / "scene.json").read_text())
+
+
+def check_example(command, checkpoint, model, run_tool, folder):
+    """The example writes what `predict.py` does."""
+    picture = folder / "scene.png"
+    Image.fromarray(Shapes(1, (97, 130), seed=9)[0].image).save(picture)
+    code, _, err = run_tool("predict", "--checkpoint", checkpoint, "--input", picture, "--output", folder / "ours")
+    assert code == 0, err
+    ours = np.asarray(Image.open(folder / "ours/scene.png")), json.loads((folder / "ours/scene.json").read_text())
+    theirs = run_example(command, model, picture, folder / "theirs")
+    np.testing.assert_array_equal(ours[0], theirs[0])
+    for a, b in zip(ours[1]["segments_info"], theirs[1]["segments_info"], strict=True):
+        assert a.pop("score") == pytest.approx(b.pop("score"), abs=1e-5)
+    assert ours[1] == theirs[1]
+    assert len(ours[1]["segments_info"]) > 5
+
+
+WITHOUT_TORCH = "import sys; sys.modules['torch'] = sys.modules['upsnet'] = sys.modules['PIL'] = None; import runpy; "
+
+
+def hidden(path):
+    """A Python in which torch, this package and Pillow cannot be imported."""
+    code = f"{WITHOUT_TORCH}sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    return [sys.executable, "-c", code]
 
 
 def test_onnx_runs_without_torch_and_without_this_package(lively_checkpoint, exported, run_tool, tmp_path):
     path, _ = exported
     if path.suffix != ".onnx":
         pytest.skip("a .pt2 needs both")
-    Image.fromarray(Shapes(1, (97, 130), seed=9)[0].image).save(tmp_path / "scene.png")
-    code, _, err = run_tool(
-        "predict", "--checkpoint", lively_checkpoint, "--input", tmp_path / "scene.png", "--output", tmp_path / "ours"
-    )
-    assert code == 0, err
-    script = Path(__file__).parents[2] / "examples/onnx_infer.py"
-    block = "import sys; sys.modules['torch'] = sys.modules['upsnet'] = sys.modules['PIL'] = None; import runpy; "
-    arguments = ["--model", str(path), "--input", str(tmp_path / "scene.png"), "--output", str(tmp_path / "theirs")]
-    code = f"{block}sys.argv = {['onnx_infer.py', *arguments]!r}; runpy.run_path({str(script)!r}, run_name='__main__')"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
-    ours, theirs = (np.asarray(Image.open(tmp_path / name / "scene.png")) for name in ("ours", "theirs"))
-    np.testing.assert_array_equal(ours, theirs)
-    ours, theirs = (json.loads((tmp_path / name / "scene.json").read_text()) for name in ("ours", "theirs"))
-    for a, b in zip(ours["segments_info"], theirs["segments_info"], strict=True):
-        assert a.pop("score") == pytest.approx(b.pop("score"), abs=1e-5)
-    assert ours == theirs
-    assert len(ours["segments_info"]) > 5
+    check_example(hidden(path), lively_checkpoint, path, run_tool, tmp_path)
+
+
+def test_the_official_conventions_go_into_onnx_too(lively_checkpoint, run_tool, tmp_path):
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    path = changed(lively_checkpoint, tmp_path, overrides=OFFICIAL)
+    model = tmp_path / "model.onnx"
+    agreement = export_graph(path, model)
+    assert agreement.disagreement == 0
+    assert agreement.instances >= 5
+    check_example(hidden(path), path, model, run_tool, tmp_path)
+
+
+@pytest.mark.slow
+def test_the_example_runs_where_only_its_three_packages_are(lively_checkpoint, run_tool, tmp_path):
+    model = tmp_path / "model.onnx"
+    export_graph(lively_checkpoint, model)
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv/bin/python"
+    packages = ["numpy", "onnxruntime", "opencv-python-headless"]
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
+    assert subprocess.run([python, "-c", "import torch"], capture_output=True, check=False).returncode != 0
+    check_example([str(python)], lively_checkpoint, model, run_tool, tmp_path)
 
 
 def test_a_graph_of_fixed_size_and_batch_makes_pictures_fit(lively_checkpoint, tmp_path):
@@ -185,7 +277,7 @@ def test_the_table_describes_the_map(lively_checkpoint):
 def test_the_operator_is_well_formed(method):
     case = random_case(2, 2, 7, (40, 60), (40, 60))
     sizes, canvas = torch.tensor([[40, 60], [33, 50]]), torch.zeros(21, 37)
-    torch.library.opcheck(panoptic_segments, (*case, sizes, canvas, S, T, method, 0.3, 0))
+    torch.library.opcheck(panoptic_segments, (*case, sizes, canvas, S, T, method, 0.3, 0, 48, 64))
 
 
 def test_the_file_tells_what_it_is(exported):
@@ -193,10 +285,10 @@ def test_the_file_tells_what_it_is(exported):
     if path.suffix == ".onnx":
         import onnx
 
-        metadata = json.loads(next(p.value for p in onnx.load(path).metadata_props if p.key == export.METADATA))
+        metadata = json.loads(next(p.value for p in onnx.load(path).metadata_props if p.key == METADATA))
     else:
         with zipfile.ZipFile(path) as file:
-            metadata = json.loads(file.read(next(n for n in file.namelist() if n.endswith(export.METADATA))))
+            metadata = json.loads(file.read(next(n for n in file.namelist() if n.endswith(METADATA))))
     assert metadata["network_size"] is None
     assert {"id", "name", "isthing", "color"} <= metadata["categories"][0].keys()
     assert metadata["config"]["data"]["test_max_side"] == 1333
@@ -204,10 +296,13 @@ def test_the_file_tells_what_it_is(exported):
 
 
 def test_a_graph_that_disagrees_is_not_written(lively_checkpoint, tmp_path, monkeypatch):
-    def other(checkpoint, path):
-        changed = {k: v + 0.5 * torch.randn_like(v) if "score" in k else v for k, v in checkpoint.weights.items()}
-        return compare(Checkpoint(checkpoint.config, checkpoint.categories, changed), path)
+    def other(model, *rest):
+        for name, parameter in model.named_parameters():
+            if "score" in name:
+                parameter.data += 0.5 * torch.randn_like(parameter)
+        return compare(model, *rest)
 
+    compare = export.compare
     monkeypatch.setattr(export, "compare", other)
     with pytest.raises(ValueError, match=r"model\.pt2: not written: .* differs from the model on \d+\.\d+ %"):
         export_graph(lively_checkpoint, tmp_path / "model.pt2", size=(128, 160))
@@ -219,6 +314,12 @@ def test_wrong_requests_are_named(lively_checkpoint, tmp_path):
         export_graph(lively_checkpoint, tmp_path / "m.pt2", size=(100, 96))
     with pytest.raises(ValueError, match="--batch-size 0: expected at least 1"):
         export_graph(lively_checkpoint, tmp_path / "m.pt2", batch_size=0)
+    with pytest.raises(ValueError, match="--precision bf16: ONNX runtimes hardly compute it, expected fp32 or fp16"):
+        export_graph(lively_checkpoint, tmp_path / "m.onnx", precision="bf16")
+    with pytest.raises(ValueError, match=r"--compile makes machine code of a \.pt2"):
+        export_graph(lively_checkpoint, tmp_path / "m.onnx", compile_for=torch.device("cpu"))
+    with pytest.raises(ValueError, match="cuda_graph=True with UPSNet on cpu, expected a checkpoint on a GPU"):
+        PanopticPredictor.from_checkpoint(lively_checkpoint, "cpu", cuda_graph=True)
     (tmp_path / "text.pt2").write_text("hello")
     with pytest.raises(ValueError, match=r"text\.pt2: cannot be read as an exported model"):
         PanopticPredictor.from_checkpoint(tmp_path / "text.pt2", "cpu")

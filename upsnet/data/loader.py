@@ -261,9 +261,11 @@ class InferenceInput:
         """uint8 [H, W, 3] pictures of any sizes -> a batch without targets."""
         batch, sizes = T.pad_images([self.resize(image) for image in images], self.divisor, self.network_size)
         original = [(int(i.shape[0]), int(i.shape[1])) for i in images]
-        scales: list[float] = []
-        if self.in_float and self.short_side is not None and self.network_size is None:
-            scales = [T.exact_scale(size, self.short_side, self.max_side) for size in original]
+        scales: list[float | None] = []
+        if self.in_float and self.short_side is not None:
+            for size, network in zip(original, sizes, strict=True):
+                scale = T.exact_scale(size, self.short_side, self.max_side)
+                scales.append(scale if network == (round(size[0] * scale), round(size[1] * scale)) else None)
         return PanopticBatch(batch, torch.tensor(sizes), sizes, original, scales=scales)
 
 

@@ -6,17 +6,17 @@ pooling of RoIs. In a `.pt2` they run the code of this package; `onnx_ops.py` ho
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from upsnet.data.categories import CategorySet
+from upsnet.data.transforms import exact_scale
 from upsnet.models.panoptic_head import PanopticHead
 from upsnet.models.upsnet import UPSNet
 from upsnet.ops.panoptic_fusion.slots import Method
-from upsnet.structures import Detections, PanopticBatch, PanopticOutput
+from upsnet.structures import Detections
 
 
 @torch.library.custom_op("upsnet::panoptic_segments", mutates_args=())
@@ -33,6 +33,8 @@ def panoptic_segments(
     method: str,
     overlap_threshold: float,
     stuff_area_limit: int,
+    short_side: int,
+    max_side: int,
 ) -> Tensor:
     """`PanopticHead` as an operator.
 
@@ -41,6 +43,7 @@ def panoptic_segments(
         image_sizes: int64 [B, 2], (H, W) of the valid network input.
         canvas: [H, W] of any type: its shape is the size of the result.
         num_stuff, num_things, method, overlap_threshold, stuff_area_limit: see `PanopticHead`.
+        short_side, max_side: the exact rule that pictures are resized by, for `official`; 0: none.
 
     Returns:
         int32 [B, H, W]: 0 is void, i + 1 is row i of the table of S stuff classes and K slots.
@@ -54,7 +57,10 @@ def panoptic_segments(
     )
     detections = Detections(boxes, torch.zeros_like(boxes[..., 0]), labels, valid, mask_logits)
     sizes = [(height, width) for height, width in image_sizes.tolist()]
-    output = head(semantic_logits, detections, sizes, [(canvas.shape[0], canvas.shape[1])] * len(sizes))
+    size = (canvas.shape[0], canvas.shape[1])
+    scale = exact_scale(size, short_side, max_side) if short_side else 0.0
+    scales = [scale if n == (round(size[0] * scale), round(size[1] * scale)) else None for n in sizes]
+    output = head(semantic_logits, detections, sizes, [size] * len(sizes), scales=scales)
     return torch.stack(output.segment_ids)
 
 
@@ -70,13 +76,14 @@ class DeployedModel(nn.Module):
     Args:
         model: with both heads.
         categories: its classes.
+        resize_rule: (shorter side, longer side at most) that pictures are resized to without rounding, if they are.
     """
 
     category_ids: Tensor
 
-    def __init__(self, model: UPSNet, categories: CategorySet) -> None:
+    def __init__(self, model: UPSNet, categories: CategorySet, resize_rule: tuple[int, int] | None = None) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.resize_rule = model, resize_rule or (0, 0)
         self.register_buffer("category_ids", torch.tensor([c.id for c in categories.categories]))
 
     def forward(self, images: Tensor, image_sizes: Tensor, canvas: Tensor) -> dict[str, Tensor]:
@@ -109,6 +116,7 @@ class DeployedModel(nn.Module):
             head.method,
             head.overlap_threshold,
             head.stuff_area_limit,
+            *self.resize_rule,
         )
         channels, scores = head.table(found, head.num_stuff)
         area, box = _geometry(ids, channels.shape[1])
@@ -125,56 +133,20 @@ class DeployedModel(nn.Module):
 
 def _geometry(ids: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Areas int64 [B, R] and tight boxes int64 [B, R, 4] of the segments 1..R of maps [B, H, W]; 0 without pixels."""
-    batch, height, width = ids.shape
-    flat = ids.flatten(1).long()
-    rows = torch.arange(height, device=ids.device)[:, None].expand(height, width).reshape(1, -1).expand(batch, -1)
-    columns = torch.arange(width, device=ids.device).expand(height, width).reshape(1, -1).expand(batch, -1)
-    area = flat.new_zeros(batch, count + 1).scatter_add(1, flat, torch.ones_like(flat))
-    low = [
-        flat.new_zeros(batch, count + 1).scatter_reduce(1, flat, x, "amin", include_self=False) for x in (columns, rows)
-    ]
-    high = [
-        flat.new_zeros(batch, count + 1).scatter_reduce(1, flat, x + 1, "amax", include_self=False)
-        for x in (columns, rows)
-    ]
-    return area[:, 1:], torch.stack([*low, *high], -1)[:, 1:]
+    height, width = ids.shape[1:]
+    rows = torch.arange(height, device=ids.device)[:, None]
+    (y1, y2, area), (x1, x2, _) = (
+        _extent(ids, count, position, size)
+        for position, size in ((rows, height), (torch.arange(width, device=ids.device), width))
+    )
+    return area, torch.stack([x1, y1, x2, y2], -1)
 
 
-Graph = Callable[[Tensor, Tensor, Tensor], dict[str, Tensor]]
-"""Images, image sizes and canvas -> the outputs of `DeployedModel`."""
-
-
-class ExportedModel:
-    """An exported file behind the face of `UPSNet.predict`.
-
-    Args:
-        run: the loaded graph.
-        categories: the classes, in the order of the channels.
-        batch_size: of the graph.
-        device: of the graph.
-    """
-
-    def __init__(self, run: Graph, categories: CategorySet, batch_size: int, device: torch.device) -> None:
-        self.run, self.batch_size, self.device = run, batch_size, device
-        self.channels = {c.id: channel for channel, c in enumerate(categories.categories)}
-
-    @torch.no_grad()
-    def predict(self, batch: PanopticBatch) -> PanopticOutput:
-        """Predicts each image at its original size; a batch smaller than the graph's is filled up."""
-        maps: list[Tensor] = []
-        tables: list[tuple[Tensor, Tensor]] = []
-        while (first := len(maps)) < len(batch):
-            # As many neighbours of one size as the graph takes at once.
-            size = batch.original_sizes[first]
-            same = [
-                n for n in range(first, min(first + self.batch_size, len(batch))) if batch.original_sizes[n] == size
-            ]
-            count = next((i for i, n in enumerate(same) if n != first + i), len(same))
-            rows = [first + min(i, count - 1) for i in range(self.batch_size)]
-            canvas = torch.empty(size, dtype=torch.uint8, device=self.device)
-            found = self.run(batch.images[rows].contiguous(), batch.image_sizes[rows], canvas)
-            maps.extend(found["segment_ids"][:count])
-            channels = [[self.channels[i] for i in row] for row in found["category_id"][:count].tolist()]
-            tables.append((torch.tensor(channels), found["score"][:count]))
-        classes, scores = (torch.cat(parts) for parts in zip(*tables, strict=True))
-        return PanopticOutput(maps, classes, scores)
+def _extent(ids: Tensor, count: int, position: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """First and last (exclusive) position of each segment along one axis, and its pixels: int64 [B, R]."""
+    index = (ids.long() * size + position).flatten(1)
+    pixels = index.new_zeros(len(ids), (count + 1) * size).scatter_add(1, index, torch.ones_like(index))
+    pixels = pixels.view(-1, count + 1, size)[:, 1:]
+    seen = (pixels > 0).int()
+    is_there = seen.amax(2)
+    return seen.argmax(2) * is_there, (size - seen.flip(2).argmax(2)) * is_there, pixels.sum(2)

@@ -20,8 +20,9 @@ from upsnet.data.loader import InferenceInput
 from upsnet.data.predictions import to_prediction
 from upsnet.engine.checkpoint import Checkpoint, load_checkpoint
 from upsnet.files import read_image, to_rgb
-from upsnet.inference.deploy import ExportedModel
-from upsnet.inference.export import load_graph
+from upsnet.inference.cuda_graph import GraphedModel
+from upsnet.inference.exported import ExportedModel, load_graph
+from upsnet.models.inference_form import fold_norms
 from upsnet.models.upsnet import UPSNet
 from upsnet.structures import PanopticPrediction
 
@@ -36,6 +37,11 @@ class PanopticPredictor:
         categories: its classes.
         make_input: the preprocessing it was trained with.
         device: where it runs.
+        cuda_graph: record the model once for each combination of sizes, and replay it from then on: the GPU no longer
+            waits for Python. Pays where many pictures have the same size.
+
+    Raises:
+        ValueError: there is no such device, or nothing to record.
     """
 
     def __init__(
@@ -44,38 +50,53 @@ class PanopticPredictor:
         categories: CategorySet,
         make_input: InferenceInput,
         device: torch.device | str = "cpu",
+        *,
+        cuda_graph: bool = False,
     ) -> None:
         try:
             self.device = torch.empty(0, device=device).device
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"device {str(device)!r} is not available here ({str(error).splitlines()[0]})") from None
-        self.model = model
+        self.model: UPSNet | ExportedModel | GraphedModel = model
         if isinstance(model, UPSNet):
             model.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if cuda_graph:
+            if self.device.type != "cuda" or not isinstance(model, UPSNet):
+                raise ValueError(
+                    f"cuda_graph=True with {type(model).__name__} on {self.device}, expected a checkpoint on a GPU"
+                )
+            self.model = GraphedModel(model)
         self.categories = categories
         self.make_input = make_input
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path, device: torch.device | str | None = None) -> PanopticPredictor:
+    def from_checkpoint(
+        cls, path: str | Path, device: torch.device | str | None = None, *, cuda_graph: bool = False
+    ) -> PanopticPredictor:
         """Loads a checkpoint.
 
         Args:
             path: `model.pt` of a run, an exported checkpoint, or an exported graph (`.pt2`, `.onnx`).
-            device: by default the GPU if there is one.
+            device: by default the GPU if there is one (and the file can use it).
+            cuda_graph: see the class.
 
         Raises:
-            FileNotFoundError, ValueError: no such file, or not a checkpoint.
+            FileNotFoundError, ValueError: no such file, not a checkpoint, or not for this device.
         """
         if Path(path).suffix in (".pt2", ".onnx"):
-            device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-            return cls(*load_graph(Path(path), device), device)
-        return cls.of(load_checkpoint(Path(path)), device)
+            model, categories, make_input = load_graph(Path(path), device)
+            return cls(model, categories, make_input, model.device, cuda_graph=cuda_graph)
+        return cls.of(load_checkpoint(Path(path)), device, cuda_graph=cuda_graph)
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, device: torch.device | str | None = None) -> PanopticPredictor:
-        """A predictor for a loaded checkpoint."""
+    def of(
+        cls, checkpoint: Checkpoint, device: torch.device | str | None = None, *, cuda_graph: bool = False
+    ) -> PanopticPredictor:
+        """A predictor for a loaded checkpoint; its norms are folded into the convolutions."""
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(checkpoint.build(), checkpoint.categories, InferenceInput(checkpoint.config.data), device)
+        make_input = InferenceInput(checkpoint.config.data)
+        model = fold_norms(checkpoint.build())
+        return cls(model, checkpoint.categories, make_input, device, cuda_graph=cuda_graph)
 
     @overload
     def __call__(self, images: Picture) -> PanopticPrediction: ...  # type: ignore[overload-overlap]

@@ -98,7 +98,7 @@ class PanopticHead(nn.Module):
         output_sizes: Sequence[tuple[int, int]],
         *,
         with_semantic: bool = False,
-        scales: Sequence[float] = (),
+        scales: Sequence[float | None] = (),
     ) -> PanopticOutput:
         """Fuses each image at its own output size.
 

@@ -1,0 +1,157 @@
+"""Exported graphs behind the face of a model: `.pt2`, compiled `.pt2`, `.onnx`."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export.passes import move_to_device_pass
+from torch.nn import functional as F
+
+from upsnet.data.categories import CategorySet
+from upsnet.data.loader import InferenceInput
+from upsnet.engine.checkpoint import read_description
+from upsnet.inference import deploy  # noqa: F401 - registers the operators that a .pt2 calls
+from upsnet.structures import PanopticBatch, PanopticOutput
+
+METADATA = "upsnet.json"
+"""Name under which a file holds its description."""
+OUTPUTS = ("segment_ids", "category_id", "is_thing", "score", "area", "box", "valid")
+
+Graph = Callable[[Tensor, Tensor, Tensor], dict[str, Tensor]]
+"""Images, image sizes and canvas -> the outputs of `DeployedModel`."""
+
+
+class ExportedModel:
+    """An exported file behind the face of `UPSNet.predict`.
+
+    Args:
+        run: the loaded graph.
+        categories: the classes, in the order of the channels.
+        batch_size: of the graph.
+        device: of the graph.
+    """
+
+    def __init__(self, run: Graph, categories: CategorySet, batch_size: int, device: torch.device) -> None:
+        self.run, self.batch_size, self.device = run, batch_size, device
+        self.channels = {c.id: channel for channel, c in enumerate(categories.categories)}
+
+    @torch.no_grad()
+    def predict(self, batch: PanopticBatch) -> PanopticOutput:
+        """Predicts each image at its original size; a batch smaller than the graph's is filled up."""
+        maps: list[Tensor] = []
+        tables: list[tuple[Tensor, Tensor]] = []
+        sizes = batch.original_sizes
+        while (first := len(maps)) < len(batch):
+            # As many neighbours of one size as the graph takes at once.
+            last = first + 1
+            while last < min(first + self.batch_size, len(batch)) and sizes[last] == sizes[first]:
+                last += 1
+            count = last - first
+            rows = [first + min(i, count - 1) for i in range(self.batch_size)]
+            canvas = torch.empty(sizes[first], dtype=torch.uint8, device=self.device)
+            found = self.run(batch.images[rows].contiguous(), batch.image_sizes[rows], canvas)
+            maps.extend(found["segment_ids"][:count])
+            channels = [[self.channels[i] for i in row] for row in found["category_id"][:count].tolist()]
+            tables.append((torch.tensor(channels), found["score"][:count]))
+        classes, scores = (torch.cat(parts) for parts in zip(*tables, strict=True))
+        return PanopticOutput(maps, classes, scores)
+
+
+def load_graph(
+    path: Path, device: torch.device | str | None = None
+) -> tuple[ExportedModel, CategorySet, InferenceInput]:
+    """Loads an exported graph: the model, its classes and its preprocessing.
+
+    Args:
+        path: `.pt2` or `.onnx`.
+        device: by default the one it was compiled for, else the GPU if there is one that the file can use.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, not one of this project's, or not for this device.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such exported model")
+    wanted = None if device is None else torch.device(device)
+    try:
+        run, text, used = (_load_onnx if path.suffix == ".onnx" else _load_pt2)(path, wanted)
+        metadata = json.loads(text)
+    except ImportError as error:
+        raise ValueError(f"{path}: needs the package {error.name}, expected pip install 'upsnet[onnx]'") from None
+    except Exception as error:  # the loaders raise many kinds; all mean that the file is not such a graph
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path}: cannot be read as an exported model ({reason})") from None
+    if wanted is not None and wanted.type != used.type:
+        raise ValueError(f"{path}: runs on {used.type} here, expected {wanted.type}: {_REMEDIES[path.suffix]}")
+    config, categories = read_description(metadata, source=str(path))
+    size = metadata["network_size"]
+    if size is None and path.suffix == ".pt2":
+        run = _padded(run)
+    make_input = InferenceInput(config.data, None if size is None else (size[0], size[1]))
+    return ExportedModel(run, categories, metadata["batch_size"], used), categories, make_input
+
+
+_REMEDIES = {
+    ".onnx": "install onnxruntime-gpu in place of onnxruntime",
+    ".pt2": "it was compiled for one kind of device; export it with --device",
+}
+
+MIN_SIDE = 64
+"""Of a graph for any size: `torch.export` takes sizes of one block of 32 for a case of its own."""
+
+Loaded = tuple[Graph, str, torch.device]
+"""The graph, its description, and where it runs."""
+
+
+def is_compiled(path: Path) -> bool:
+    """Whether a `.pt2` holds machine code (AOTInductor) in place of a graph."""
+    with zipfile.ZipFile(path) as file:
+        return any("/aotinductor/" in name for name in file.namelist())
+
+
+def _load_pt2(path: Path, device: torch.device | None) -> Loaded:
+    if is_compiled(path):
+        compiled = torch._inductor.aoti_load_package(str(path))
+        text = compiled.get_metadata()[METADATA]
+        return compiled, text, torch.device(json.loads(text)["compiled_for"])
+    extra = {METADATA: ""}
+    program = torch.export.load(path, extra_files=extra)
+    used = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return move_to_device_pass(program, used).module(), extra[METADATA], used
+
+
+def _padded(graph: Graph) -> Graph:
+    """A graph that takes pictures of any size, where it takes those of `MIN_SIDE` and more."""
+
+    def run(images: Tensor, image_sizes: Tensor, canvas: Tensor) -> dict[str, Tensor]:
+        missing = [max(0, MIN_SIDE - n) for n in images.shape[2:]]
+        return graph(F.pad(images, (0, missing[1], 0, missing[0])), image_sizes, canvas)
+
+    return run
+
+
+def _load_onnx(path: Path, device: torch.device | None) -> Loaded:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # threads that wait burn no CPU time
+    wants_cuda = device is None or device.type == "cuda"
+    use_cuda = wants_cuda and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    providers = [("CUDAExecutionProvider", {"device_id": (device and device.index) or 0})] if use_cuda else []
+    session = onnxruntime.InferenceSession(str(path), options, providers=[*providers, "CPUExecutionProvider"])
+    names = [value.name for value in session.get_inputs()]
+
+    def run(*inputs: Tensor) -> dict[str, Tensor]:
+        feed: dict[str, Any] = {name: x.cpu().numpy() for name, x in zip(names, inputs, strict=True)}
+        found = session.run(list(OUTPUTS), feed)
+        return {name: torch.from_numpy(value) for name, value in zip(OUTPUTS, found, strict=True)}
+
+    on_cuda = session.get_providers()[0] == "CUDAExecutionProvider"
+    used = torch.device("cuda", (device and device.index) or 0) if on_cuda else torch.device("cpu")
+    return run, session.get_modelmeta().custom_metadata_map[METADATA], used
