@@ -44,7 +44,13 @@ def deform_conv2d(
 
 
 def pool_rois(
-    levels: Sequence[Value], boxes: Value, which: Value, output_size: int, strides: Sequence[int], convention: str
+    levels: Sequence[Value],
+    table: Value,
+    boxes: Value,
+    which: Value,
+    output_size: int,
+    strides: Sequence[int],
+    convention: str,
 ) -> Value:
     """`upsnet::pool_rois`: each RoI pools from its own level, and the results are put back in order."""
     flat = op.Reshape(boxes, ints(-1, 4))

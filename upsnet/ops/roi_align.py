@@ -63,7 +63,8 @@ def roi_align(
         float32 [B * R, C, P, P], channels last in memory.
     """
     if torch.compiler.is_exporting():
-        return pool_rois(list(layout.levels), boxes, levels, output_size, layout.strides, layout.convention)
+        options = (output_size, layout.strides, layout.convention)
+        return pool_rois(list(layout.levels), layout.table, boxes, levels, *options)
     device, (num_images, count) = boxes.device, boxes.shape[:2]
     points = output_size * sampling_ratio
     image = torch.arange(num_images, device=device)[:, None]
@@ -107,14 +108,30 @@ def roi_align(
 
 @torch.library.custom_op("upsnet::pool_rois", mutates_args=())
 def pool_rois(
-    levels: Sequence[Tensor], boxes: Tensor, which: Tensor, output_size: int, strides: Sequence[int], convention: str
+    levels: Sequence[Tensor],
+    table: Tensor,
+    boxes: Tensor,
+    which: Tensor,
+    output_size: int,
+    strides: Sequence[int],
+    convention: str,
 ) -> Tensor:
-    """`roi_align` as an operator of an exported graph, over levels [B, C, H, W]; `which` int64 [B, R] is the level."""
-    return roi_align(FeatureLayout.of(levels, strides, convention), boxes, output_size, which).contiguous()
+    """`roi_align` as an operator of an exported graph; `which` int64 [B, R] is the level, for the rest see there.
+
+    It takes the levels [B, C, H, W] and their table, because other runtimes pool from the former.
+    """
+    sizes = tuple((level.shape[2], level.shape[3]) for level in levels)
+    return roi_align(FeatureLayout(table, sizes, tuple(strides), convention), boxes, output_size, which).contiguous()
 
 
 @pool_rois.register_fake
 def _(
-    levels: Sequence[Tensor], boxes: Tensor, which: Tensor, output_size: int, strides: Sequence[int], convention: str
+    levels: Sequence[Tensor],
+    table: Tensor,
+    boxes: Tensor,
+    which: Tensor,
+    output_size: int,
+    strides: Sequence[int],
+    convention: str,
 ) -> Tensor:
     return boxes.new_empty(boxes.shape[0] * boxes.shape[1], levels[0].shape[1], output_size, output_size)
