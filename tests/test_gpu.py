@@ -3,6 +3,9 @@
 import pytest
 import torch
 
+from upsnet import PanopticPredictor
+from upsnet.data.shapes import Shapes
+from upsnet.inference.export import export_graph
 from upsnet.losses import weighted_total
 
 from .models.test_upsnet import lively
@@ -22,3 +25,21 @@ def test_losses_and_predictions_equal_those_of_the_cpu(model, batch):
         assert value.item() == pytest.approx(expected[name], rel=2e-3, abs=1e-4), name
     for ours, theirs in zip(model.eval().predict(on_gpu).segment_ids, maps, strict=True):
         assert (ours.cpu() != theirs).float().mean() < 0.01
+
+
+def test_a_recorded_model_predicts_as_the_model_does(checkpoint):
+    plain, recorded = (PanopticPredictor.from_checkpoint(checkpoint, "cuda", cuda_graph=g) for g in (False, True))
+    for size in ((64, 96), (50, 70)):
+        for number in range(3):
+            picture = Shapes(3, size)[number].image
+            expected, found = plain(picture), recorded(picture)
+            assert (found.segment_ids != expected.segment_ids).mean() < 1e-3
+    assert len(recorded.model.recordings) == 2
+
+
+@pytest.mark.slow
+def test_a_file_compiled_for_the_gpu_predicts_as_the_model_does(checkpoint):
+    target = checkpoint.with_suffix(".pt2")
+    agreement = export_graph(checkpoint, target, size=(64, 96), compile_for=torch.device("cuda"))
+    assert agreement.disagreement < 1e-3
+    assert PanopticPredictor.from_checkpoint(target).device.type == "cuda"

@@ -142,7 +142,7 @@ def _trace(model: UPSNet, checkpoint: Checkpoint, size: tuple[int, int] | None, 
     images = None if size is not None else {2: divisor * rows, 3: divisor * columns}
     shapes = (images, None, {0: Dim("height", min=2), 1: Dim("width", min=2)})
     rule = (data.test_short_side, data.test_max_side) if in_float and data.test_short_side else None
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(memory_format=torch.channels_last)
     deployed = DeployedModel(model, checkpoint.categories, rule).eval()
     with torch.no_grad():
         return torch.export.export(deployed, inputs, dynamic_shapes=shapes)
