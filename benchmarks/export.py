@@ -55,7 +55,7 @@ def random_checkpoint(config_path: str, path: Path) -> None:
     assert model.semantic_head is not None
     for layer in (model.rpn.cls_logits, *model.semantic_head.score):
         torch.nn.init.normal_(layer.weight, std=0.5)
-    torch.nn.init.normal_(model.instance_head.cls_score.weight, std=0.2)
+    torch.nn.init.normal_(model.instance_head.cls_score.weight, std=1.0)
     torch.nn.init.constant_(model.instance_head.mask_score.bias, 20.0)
     save_checkpoint(path, Checkpoint(config, categories, model.state_dict()))
 

@@ -106,7 +106,7 @@ def test_a_graph_without_detections_predicts_as_the_model_does(lively_checkpoint
 
 OFFICIAL = [
     "model.panoptic.method=official", "model.roi_align=inclusive", "model.min_box=1", "model.fpn_gap=true",
-    "data.test_resize=float", "data.test_short_side=70", "data.test_max_side=100",
+    "data.test_resize=float", "data.test_short_side=70", "data.test_max_side=216",
 ]  # fmt: skip
 
 
