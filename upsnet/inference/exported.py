@@ -101,8 +101,8 @@ _REMEDIES = {
     ".pt2": "it was compiled for one kind of device; export it with --device",
 }
 
-MIN_SIDE = 64
-"""Of a `.pt2` for any size: `torch.export` treats one block of 32 as a case of its own. Smaller pictures get more
+MIN_SIDE = 96
+"""Of a `.pt2` for any size: `torch.export` treats levels of one cell as a case of its own. Smaller pictures get more
 padding, which has no effect but on the mean of `fpn_gap`."""
 
 Loaded = tuple[Graph, str, torch.device]
