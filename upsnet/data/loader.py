@@ -233,10 +233,11 @@ class InferenceInput:
     Args:
         config: `test_*` and `size_divisor` count.
         network_size: (H, W) that every batch is padded to, pictures being made to fit; by default as small as possible.
+        min_side: pixels a side that a batch is padded to at least, otherwise.
     """
 
-    def __init__(self, config: DataConfig, network_size: tuple[int, int] | None = None) -> None:
-        self.network_size = network_size
+    def __init__(self, config: DataConfig, network_size: tuple[int, int] | None = None, min_side: int = 0) -> None:
+        self.network_size, self.min_side = network_size, min_side
         self.short_side, self.max_side, self.divisor = config.test_short_side, config.test_max_side, config.size_divisor
         self.in_float = config.test_resize == "float"
 
@@ -259,7 +260,9 @@ class InferenceInput:
 
     def __call__(self, images: Sequence[np.ndarray]) -> PanopticBatch:
         """uint8 [H, W, 3] pictures of any sizes -> a batch without targets."""
-        batch, sizes = T.pad_images([self.resize(image) for image in images], self.divisor, self.network_size)
+        batch, sizes = T.pad_images(
+            [self.resize(image) for image in images], self.divisor, self.network_size, self.min_side
+        )
         original = [(int(i.shape[0]), int(i.shape[1])) for i in images]
         scales: list[float | None] = []
         if self.in_float and self.short_side is not None:

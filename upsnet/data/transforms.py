@@ -68,7 +68,7 @@ def exact_scale(size: tuple[int, int], short_side: int, max_side: int) -> float:
 
 
 def pad_images(
-    images: Sequence[np.ndarray], divisor: int, size: tuple[int, int] | None = None
+    images: Sequence[np.ndarray], divisor: int, size: tuple[int, int] | None = None, min_side: int = 0
 ) -> tuple[Tensor, list[tuple[int, int]]]:
     """Stacks [h, w, 3] images of any sizes into [B, 3, H, W] with zeros at the bottom and the right.
 
@@ -76,11 +76,13 @@ def pad_images(
         images: uint8 or float32.
         divisor: H and W become multiples of it, as small as possible.
         size: (H, W), given instead.
+        min_side: least H and W otherwise, a multiple of the divisor.
 
     Returns:
         The batch (channels last in memory), and the valid (H, W) of each image.
     """
-    height, width = size or (-(-max(image.shape[axis] for image in images) // divisor) * divisor for axis in (0, 1))
+    longest = (max(image.shape[axis] for image in images) for axis in (0, 1))
+    height, width = size or (max(min_side, -(-side // divisor) * divisor) for side in longest)
     batch = np.zeros((len(images), height, width, 3), dtype=images[0].dtype)
     for slot, image in zip(batch, images, strict=True):
         slot[: image.shape[0], : image.shape[1]] = image

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.export.passes import move_to_device_pass
-from torch.nn import functional as F
 
 from upsnet.data.categories import CategorySet
 from upsnet.data.loader import InferenceInput
@@ -22,6 +21,9 @@ from upsnet.structures import PanopticBatch, PanopticOutput
 METADATA = "upsnet.json"
 """Name under which a file holds its description."""
 OUTPUTS = ("segment_ids", "category_id", "is_thing", "score", "area", "box", "valid")
+
+MIN_SIDE = 96
+"""Of a `.pt2` for any size: `torch.export` treats levels of one cell as a case of its own."""
 
 Graph = Callable[[Tensor, Tensor, Tensor], dict[str, Tensor]]
 """Images, image sizes and canvas -> the outputs of `DeployedModel`."""
@@ -90,9 +92,8 @@ def load_graph(
         raise ValueError(f"{path}: runs on {used.type} here, expected {wanted.type}: {_REMEDIES[path.suffix]}")
     config, categories = read_description(metadata, source=str(path))
     size = metadata["network_size"]
-    if size is None and path.suffix == ".pt2":
-        run = _padded(run)
-    make_input = InferenceInput(config.data, None if size is None else (size[0], size[1]))
+    least = MIN_SIDE if path.suffix == ".pt2" else 0
+    make_input = InferenceInput(config.data, None if size is None else (size[0], size[1]), least)
     return ExportedModel(run, categories, metadata["batch_size"], used), categories, make_input
 
 
@@ -100,10 +101,6 @@ _REMEDIES = {
     ".onnx": "install onnxruntime-gpu in place of onnxruntime",
     ".pt2": "it was compiled for one kind of device; export it with --device",
 }
-
-MIN_SIDE = 96
-"""Of a `.pt2` for any size: `torch.export` treats levels of one cell as a case of its own. Smaller pictures get more
-padding, which has no effect but on the mean of `fpn_gap`."""
 
 Loaded = tuple[Graph, str, torch.device]
 """The graph, its description, and where it runs."""
@@ -124,16 +121,6 @@ def _load_pt2(path: Path, device: torch.device | None) -> Loaded:
     program = torch.export.load(path, extra_files=extra)
     used = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return move_to_device_pass(program, used).module(), extra[METADATA], used
-
-
-def _padded(graph: Graph) -> Graph:
-    """A graph that takes pictures of any size, where it takes those of `MIN_SIDE` and more."""
-
-    def run(images: Tensor, image_sizes: Tensor, canvas: Tensor) -> dict[str, Tensor]:
-        missing = [max(0, MIN_SIDE - n) for n in images.shape[2:]]
-        return graph(F.pad(images, (0, missing[1], 0, missing[0])), image_sizes, canvas)
-
-    return run
 
 
 def _load_onnx(path: Path, device: torch.device | None) -> Loaded:
