@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from upsnet.data.categories import CategorySet
-from upsnet.data.panoptic_png import read_panoptic_png
+from upsnet.data.panoptic_png import MAX_ID, read_panoptic_png
 from upsnet.files import read_image, read_json
+from upsnet.ops.id_maps import rows_of_ids
 from upsnet.structures import Sample
 
 
@@ -74,9 +75,11 @@ class PanopticJson:
                     f"{self.path}: segment {segment.get('id')} of {name!r} has "
                     f"category_id {segment.get('category_id')}, not among the {len(self.categories)} categories"
                 )
-            if segment.get("id", 0) in seen:
+            number = segment.get("id")
+            if number in seen or not isinstance(number, int) or not 0 < number <= MAX_ID:
                 raise ValueError(
-                    f"{self.path}: segment id {segment.get('id')} of {name!r} is missing, 0 (void) or stands twice"
+                    f"{self.path}: segment id {number} of {name!r} is missing, stands twice, "
+                    f"or is not 1 to {MAX_ID} (0 is void)"
                 )
             seen.add(segment["id"])
 
@@ -97,17 +100,14 @@ class PanopticJson:
         annotation = self.annotations[image_id]
         path = self.png_dir / annotation["file_name"]
         ids = read_panoptic_png(path)
-        known = np.array([0] + [row["id"] for row in annotation["segments_info"]], dtype=np.int64)
-        order = np.argsort(known)
-        position = np.searchsorted(known[order], ids).clip(max=len(known) - 1)
-        dense = order[position]
-        wrong = known[dense] != ids
-        if wrong.any():
-            listed = ", ".join(str(i) for i in np.unique(ids[wrong])[:5])
+        rows = rows_of_ids(ids, np.array([0] + [row["id"] for row in annotation["segments_info"]]))
+        if not rows.all():
+            listed = ", ".join(str(i) for i in np.unique(ids[rows == 0])[:5])
             raise ValueError(
                 f"{path}: segment id {listed} is not in {self.path}, expected every id of the PNG (but 0) there"
             )
-        return dense.astype(np.int32)
+        rows -= 1
+        return rows
 
 
 class CocoPanoptic:
