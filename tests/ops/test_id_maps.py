@@ -42,6 +42,16 @@ def test_every_implementation_counts_as_a_loop_does(seed, monkeypatch):
     np.testing.assert_array_equal(np.concatenate([[-1], first_known])[rows][rows > 0], first[rows > 0])
 
 
+@pytest.mark.parametrize("pixels", [1, 4096, 4097, 9000])
+def test_noise_with_more_pairs_than_the_cache_holds_is_counted(pixels):
+    rng = np.random.default_rng(pixels)
+    first, second = rng.integers(0, 90, (2, 1, pixels)).astype(np.int32)
+    known = np.arange(80)
+    np.testing.assert_array_equal(
+        count_pairs(first, known, second, known[::-1]), by_loop(first, known, second, known[::-1])
+    )
+
+
 def test_empty_maps_count_nothing():
     empty, known = np.zeros((0, 5), dtype=np.int32), np.array([0, 1])
     assert count_pairs(empty, known, empty, known).tolist() == [[0] * 3] * 3
