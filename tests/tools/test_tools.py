@@ -34,7 +34,7 @@ def test_train_evaluate_predict_export_in_a_row(run_tool, tiny_yaml, tmp_path):
     assert code == 0, err
     metrics = json.loads((tmp_path / "eval" / "metrics.json").read_text())
     assert set(metrics) == {"panoptic", "semantic", "instance"}
-    assert set(metrics["panoptic"]) == {"All", "Things", "Stuff", "per_class"}
+    assert {"All", "Things", "Stuff", "per_class"} < set(metrics["panoptic"])
 
     data = Shapes(3, (64, 96), seed=1)
     write_samples((data[i] for i in range(3)), CATEGORIES, tmp_path / "truth", "val")

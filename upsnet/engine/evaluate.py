@@ -46,8 +46,10 @@ class _Meters:
             if self.panoptic is not None:
                 segments = SegmentTable.of(truth.classes, truth.is_crowd)
                 predicted = SegmentTable.of(output.segment_classes[row].cpu())
-                ids = output.segment_ids[row].cpu().numpy()
-                self.panoptic.update(truth.image_id, truth.segment_map, segments, ids, predicted)
+                ids = output.segment_ids[row]  # counted where it is; the truth goes there
+                truth_map = torch.from_numpy(truth.segment_map).to(ids.device)
+                maps = (truth_map, ids) if ids.is_cuda else (truth.segment_map, ids.numpy())
+                self.panoptic.update(truth.image_id, maps[0], segments, maps[1], predicted)
             if self.semantic is not None and output.semantic is not None:
                 self.semantic.update(semantic_truth(truth), output.semantic[row].cpu().numpy())
             if self.instance is not None and output.instances is not None:
@@ -57,7 +59,7 @@ class _Meters:
     def merge(self) -> None:
         """Brings the rows of all processes together."""
         if self.panoptic is not None:
-            self.panoptic.rows = {k: v for rows in distributed.gather(self.panoptic.rows) for k, v in rows.items()}
+            self.panoptic.merge(distributed.gather(self.panoptic.rows))
         if self.semantic is not None:
             self.semantic.confusion = np.sum(distributed.gather(self.semantic.confusion), axis=0)
         if self.instance is not None:

@@ -15,8 +15,7 @@ CACHE = 1024
 BLOCK = 4096
 DE_BRUIJN = np.uint64(0x03F79D71B4CB0A89)  # times 2^n it has another 6 upper bits for each n
 BYTE_OF_BIT = np.zeros(64, np.int64)
-for _bit in range(64):
-    BYTE_OF_BIT[(int(DE_BRUIJN) << _bit) % 2**64 >> 58] = _bit // 8
+BYTE_OF_BIT[[(0x03F79D71B4CB0A89 << n) % 2**64 >> 58 for n in range(64)]] = np.arange(64) // 8
 
 
 @njit(inline="always")
