@@ -63,9 +63,7 @@ class _Meters:
         if self.semantic is not None:
             self.semantic.confusion = np.sum(distributed.gather(self.semantic.confusion), axis=0)
         if self.instance is not None:
-            for name in ("images", "truth", "detections"):
-                parts = distributed.gather(getattr(self.instance, name))
-                setattr(self.instance, name, [row for part in parts for row in part])
+            self.instance.merge(distributed.gather(self.instance.rows))
 
     def compute(self) -> dict[str, Any]:
         return {
