@@ -34,9 +34,9 @@ class _Meters:
     instance: InstanceAP | None
 
     @classmethod
-    def of(cls, heads: str, categories: CategorySet, *, with_instances: bool) -> _Meters:
+    def of(cls, heads: str, categories: CategorySet, *, with_instances: bool, boundary: bool) -> _Meters:
         return cls(
-            PanopticQuality(categories) if heads == "both" else None,
+            PanopticQuality(categories, boundary=boundary) if heads == "both" else None,
             SemanticIoU(categories) if heads != "instance" else None,
             InstanceAP(categories) if heads != "semantic" and with_instances else None,
         )
@@ -92,6 +92,7 @@ def evaluate(
     device: torch.device,
     *,
     predictions: Path | None = None,
+    boundary: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Scores a model.
@@ -102,12 +103,15 @@ def evaluate(
         config: `data`, `model.heads` and `evaluate` count.
         device: to run on.
         predictions: JSON to write COCO-panoptic predictions to; the PNGs go into the folder of its name.
+        boundary: find Boundary PQ, too.
         progress: show a bar.
 
     Returns:
         The contents of `metrics.json`; sections that do not apply are None.
     """
-    meters = _Meters.of(config.model.heads, dataset.categories, with_instances=config.evaluate.instance)
+    meters = _Meters.of(
+        config.model.heads, dataset.categories, with_instances=config.evaluate.instance, boundary=boundary
+    )
     writer = PanopticWriter(predictions, dataset.categories) if predictions else None
     rank, world_size = distributed.rank(), distributed.world_size()
     loader = test_loader(dataset, config.data, batch_size=config.evaluate.batch_size, rank=rank, world_size=world_size)
