@@ -88,5 +88,5 @@ def test_any_number_of_processes_gives_the_bits_of_one(tmp_path):
     assert len(set(texts.values())) == 1
     metrics = json.loads(texts["1-0.json"])
     for value in (metrics["panoptic"]["All"]["pq"], metrics["semantic"]["miou"], metrics["instance"]["ap"]):
-        assert 10 < value < 95, "a case in which something can differ"
+        assert 0 < value < 95, "a case in which something can differ"
     assert metrics["panoptic"]["boundary"]["All"]["n"] > 3
