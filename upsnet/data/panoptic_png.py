@@ -43,18 +43,23 @@ def id_to_rgb(ids: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
     return np.stack([ids & 255, ids >> 8 & 255, ids >> 16 & 255], axis=-1).astype(np.uint8)
 
 
-def read_panoptic_png(path: Path) -> npt.NDArray[np.int32]:
+def read_panoptic_png(path: Path, buffer: npt.NDArray[np.int32] | None = None) -> npt.NDArray[np.int32]:
     """Reads a panoptic PNG as int32 [H, W].
 
     Plain files (8 bits, RGB, not interlaced) are inflated by libdeflate and unfiltered straight into ids; everything
     else goes to Pillow.
+
+    Args:
+        path: the file.
+        buffer: flat memory that the result may lie in, if it is large enough; who reads many files saves the system's
+            work of handing out fresh memory for each.
 
     Raises:
         FileNotFoundError, ValueError: missing, unreadable, or not an RGB image; the message names the file.
     """
     try:
         data = path.read_bytes()
-        ids = _read_plain(data)
+        ids = _read_plain(data, buffer)
         return _read_by_pillow(data) if ids is None else ids
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such panoptic PNG") from None
@@ -69,7 +74,7 @@ def _read_by_pillow(data: bytes) -> npt.NDArray[np.int32]:
         return rgb_to_id(np.asarray(image)[..., :3])
 
 
-def _read_plain(data: bytes) -> npt.NDArray[np.int32] | None:
+def _read_plain(data: bytes, buffer: npt.NDArray[np.int32] | None) -> npt.NDArray[np.int32] | None:
     """The ids of a plain PNG, None where the file is of another kind or the fast decoder is not installed."""
     if data[:8] != SIGNATURE or data[12:16] != b"IHDR" or len(data) < 33:
         return None
@@ -87,7 +92,9 @@ def _read_plain(data: bytes) -> npt.NDArray[np.int32] | None:
         raise ValueError("the compressed pixels are damaged or incomplete") from None
     if len(raw) != size:
         raise ValueError(f"{len(raw)} bytes of pixels, expected {size}")
-    ids = np.empty((height, width), dtype=np.int32)
+    if buffer is None or buffer.size < width * height:
+        buffer = np.empty(width * height, dtype=np.int32)
+    ids = buffer[: width * height].reshape(height, width)
     filter_type = loops.unfilter(np.frombuffer(raw, dtype=np.uint8), ids)
     if filter_type != -1:
         raise ValueError(f"row filter {filter_type}, expected 0 to 4")

@@ -58,23 +58,27 @@ class PairScorer:
     boundary: bool = False
     detections: bool = False
     truth_masks: bool = False
+    buffers: dict[int, npt.NDArray[np.int32]] = field(default_factory=dict, repr=False)
 
     def __call__(self, image_id: int | str) -> PairResult:
         """Scores an annotated image of the truth."""
         result = PairResult(image_id)
-        true_ids = _read(self.truth, image_id, result.problems)
+        true_ids = self._read(0, image_id, result.problems)
         if true_ids is None:
             return result
-        ids = _read(self.predicted, image_id, result.problems) if image_id in self.predicted.annotations else None
+        ids = self._read(1, image_id, result.problems) if image_id in self.predicted.annotations else None
         if ids is not None and ids.shape != true_ids.shape:
             path = _png(self.predicted, image_id)
             result.problems.append(f"{path}: prediction has size {ids.shape}, expected {true_ids.shape} as the truth")
             ids = None
-        truth = _Side.of(self.truth, image_id, true_ids)
-        predicted = _Side.of(self.predicted, image_id, ids) if ids is not None else _Side.empty(self.predicted, truth)
+        truth = _Side.of(self.truth, image_id, true_ids, with_crowds=True)
+        if ids is None:
+            predicted = _Side.empty(self.predicted, truth)
+        else:
+            predicted = _Side.of(self.predicted, image_id, ids, with_crowds=False)
         counts = count_pairs(truth.ids, truth.known, predicted.ids, predicted.known)
         result.problems += truth.problems(counts.sum(1)) + predicted.problems(counts.sum(0))
-        found = match_counts(_unlisted_is_void(counts), truth.table(), predicted.table(with_crowds=False))
+        found = match_counts(_unlisted_is_void(counts), truth.table, predicted.table)
         limit = None
         if self.boundary:
             limit = boundary_iou(truth.ids, truth.known[1:], predicted.ids, predicted.known[1:])
@@ -90,6 +94,17 @@ class PairScorer:
             )
         return result
 
+    def _read(self, side: int, image_id: int | str, problems: list[str]) -> npt.NDArray[np.int32] | None:
+        """A map of the truth (side 0) or the prediction (1); it is good until the next one of its side."""
+        try:
+            ids = read_panoptic_png(_png((self.truth, self.predicted)[side], image_id), self.buffers.get(side))
+        except (OSError, ValueError) as error:
+            problems.append(str(error))
+            return None
+        if side not in self.buffers or ids.size > self.buffers[side].size:
+            self.buffers[side] = ids.reshape(-1)
+        return ids
+
 
 @dataclass(frozen=True)
 class _Side:
@@ -98,36 +113,32 @@ class _Side:
     Attributes:
         source, path: of the JSON and the PNG.
         ids: int32 [H, W], as in the PNG.
-        rows: of known categories; known: int32 [n + 1], 0 and their ids; unknown: ids of the other rows.
+        rows: of known categories, and their table; known: int32 [n + 1], 0 and their ids; unknown: ids of other rows.
     """
 
     source: PanopticJson
     path: Path
     ids: npt.NDArray[np.int32]
     rows: list[dict[str, Any]]
+    table: SegmentTable
     known: npt.NDArray[np.int32]
     unknown: list[int]
 
     @classmethod
-    def of(cls, source: PanopticJson, image_id: int | str, ids: npt.NDArray[np.int32]) -> _Side:
-        rows, unknown = [], []
-        for row in source.annotations[image_id]["segments_info"]:
-            if row["category_id"] in source.categories.channels:
-                rows.append(row)
-            else:
-                unknown.append(row["id"])
-        known = np.array([0] + [row["id"] for row in rows], dtype=np.int32)
-        return cls(source, _png(source, image_id), ids, rows, known, unknown)
+    def of(cls, source: PanopticJson, image_id: int | str, ids: npt.NDArray[np.int32], *, with_crowds: bool) -> _Side:
+        every, channels = source.annotations[image_id]["segments_info"], source.categories.channels
+        rows = [row for row in every if row["category_id"] in channels]
+        unknown = [row["id"] for row in every if row["category_id"] not in channels] if len(rows) < len(every) else []
+        crowds = [with_crowds and bool(row.get("iscrowd")) for row in rows]
+        table = SegmentTable.of([channels[row["category_id"]] for row in rows], crowds)
+        known = np.array([0, *[row["id"] for row in rows]], dtype=np.int32)
+        return cls(source, _png(source, image_id), ids, rows, table, known, unknown)
 
     @classmethod
     def empty(cls, source: PanopticJson, other: _Side) -> _Side:
         """A prediction without segments."""
-        return cls(source, source.path, np.zeros_like(other.ids), [], np.zeros(1, dtype=np.int32), [])
-
-    def table(self, *, with_crowds: bool = True) -> SegmentTable:
-        channels = self.source.categories.channels
-        crowds = [with_crowds and bool(row.get("iscrowd", 0)) for row in self.rows]
-        return SegmentTable.of([channels[row["category_id"]] for row in self.rows], crowds)
+        known = np.zeros(1, dtype=np.int32)
+        return cls(source, source.path, np.zeros_like(other.ids), [], SegmentTable.of([]), known, [])
 
     def problems(self, pixels: npt.NDArray[np.int64]) -> list[str]:
         """Contradictions between JSON and PNG; `pixels` [n + 2] of ids without a row, of void, and of each row."""
@@ -157,14 +168,6 @@ class _Side:
 
 def _png(source: PanopticJson, image_id: int | str) -> Path:
     return source.png_dir / source.annotations[image_id]["file_name"]
-
-
-def _read(source: PanopticJson, image_id: int | str, problems: list[str]) -> npt.NDArray[np.int32] | None:
-    try:
-        return read_panoptic_png(_png(source, image_id))
-    except (OSError, ValueError) as error:
-        problems.append(str(error))
-        return None
 
 
 def _unlisted_is_void(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

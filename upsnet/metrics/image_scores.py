@@ -33,23 +33,21 @@ def stuff_sums(found: Matching, num_classes: int, num_stuff: int) -> npt.NDArray
     Returns:
         float64 [num_classes, 2]: IoU, and 1 where the truth has the class.
     """
-    truth, predicted, inter = found.truth, found.predicted, found.inter
-    sums = np.zeros((num_classes, 2))
-    rows = np.flatnonzero((truth.classes < num_stuff) & ~truth.is_crowd)
-    classes = truth.classes[rows]
-    shared = np.where(classes[:, None] == predicted.classes, inter[rows + 1, 1:], 0).sum(1)
-    area = np.bincount(classes, inter[rows + 1].sum(1), num_classes)
-    claimed = np.bincount(predicted.classes, inter[1:, 1:].sum(0), num_classes)
-    both = np.bincount(classes, shared, num_classes)
-    sums[:, 1] = area > 0
-    sums[:, 0] = both / np.maximum(area + claimed - both, 1)
-    return sums
+    rows = np.flatnonzero((found.truth.classes < num_stuff) & ~found.truth.is_crowd)
+    columns = np.flatnonzero(found.predicted.classes < num_stuff)
+    classes, predicted = found.truth.classes[rows], found.predicted.classes[columns]
+    inter = found.inter[rows + 1]
+    shared = inter[:, columns + 1] * (classes[:, None] == predicted)
+    area = np.bincount(classes, inter.sum(1), num_classes)
+    claimed = np.bincount(predicted, found.inter[1:, columns + 1].sum(0), num_classes)
+    both = np.bincount(classes, shared.sum(1), num_classes)
+    return np.stack([both / np.maximum(area + claimed - both, 1), area > 0], axis=1)
 
 
 def matched_classes(found: Matching, num_classes: int) -> npt.NDArray[np.int32]:
     """Pairs of segments with IoU above 1/2 of any classes, crowds aside: true channel x num_classes + predicted."""
-    rows, columns = np.nonzero((found.iou > 0.5) & ~found.truth.is_crowd[:, None])
-    return (found.truth.classes[rows] * num_classes + found.predicted.classes[columns]).astype(np.int32)
+    true, predicted = found.truth.classes[found.pair_truth], found.predicted.classes[found.pair_predicted]
+    return (true * num_classes + predicted).astype(np.int32)
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,7 @@ class Matching:
         inter: int64 [n + 1, m + 1], pixels shared; row and column 0 are void.
         iou: float64 [n, m], the union without the prediction's pixels on void truth.
         hit_truth, hit_predicted: int64 [k], rows of the segments that match.
+        pair_truth, pair_predicted: int64, rows of those that would, if classes did not matter.
         missed: bool [n], true segments without a match (no crowds).
         spurious: bool [m], predicted segments without a match, less the excused and the empty ones.
     """
@@ -56,6 +57,8 @@ class Matching:
     iou: npt.NDArray[np.float64]
     hit_truth: npt.NDArray[np.int64]
     hit_predicted: npt.NDArray[np.int64]
+    pair_truth: npt.NDArray[np.int64]
+    pair_predicted: npt.NDArray[np.int64]
     missed: npt.NDArray[np.bool_]
     spurious: npt.NDArray[np.bool_]
 
@@ -102,10 +105,10 @@ def match_counts(
     iou = inter[1:, 1:] / np.maximum(union, 1)
     if at_most is not None:
         iou = np.minimum(iou, at_most)
-    counted = ~truth.is_crowd
-    same = truth.classes[:, None] == predicted.classes
-    hit_truth, hit_predicted = np.nonzero(same & (iou > 0.5) & counted[:, None])
-    missed = counted.copy()
+    missed = ~truth.is_crowd
+    pair_truth, pair_predicted = np.nonzero((iou > 0.5) & missed[:, None])
+    same = truth.classes[pair_truth] == predicted.classes[pair_predicted]
+    hit_truth, hit_predicted = pair_truth[same], pair_predicted[same]
     missed[hit_truth] = False
 
     excused = inter[0, 1:]
@@ -117,4 +120,5 @@ def match_counts(
         excused = excused + np.where(own_crowd > 0, inter[own_crowd, np.arange(1, inter.shape[1])], 0)
     spurious = (predicted_area > 0) & (2 * excused <= predicted_area)
     spurious[hit_predicted] = False
-    return Matching(truth, predicted, inter, iou, hit_truth, hit_predicted, missed, spurious)
+    hits = (hit_truth, hit_predicted, pair_truth, pair_predicted)
+    return Matching(truth, predicted, inter, iou, *hits, missed, spurious)

@@ -148,7 +148,7 @@ def count_pairs(first, first_known, second, second_known, counts):
     second_table = (second_known, *_hash_table(second_known))
     pairs, pixels = np.zeros(CACHE, np.int64), np.zeros(CACHE, np.int64)
     flags = np.zeros(BLOCK, np.uint8)
-    words = flags.view(np.uint64)
+    words, positions = flags.view(np.uint64), np.zeros(BLOCK // 8, np.int64)
     size, start = len(first), 0
     for base in range(1, size + 1, BLOCK):
         length = min(BLOCK, size - base)
@@ -159,7 +159,12 @@ def count_pairs(first, first_known, second, second_known, counts):
         if length < BLOCK:
             flags[length:] = 0
             flags[length] = 1  # the end of the map ends a run
-        for q in range(BLOCK // 8):
+        marked = 0
+        for q in range(BLOCK // 8):  # without a branch, which the processor would often guess wrong
+            positions[marked] = q
+            marked += words[q] != 0
+        for k in range(marked):
+            q = positions[k]
             word = words[q]
             while word != 0:
                 lowest = word & (~word + np.uint64(1))
