@@ -9,9 +9,9 @@ default compression. Each figure is CPU time (user and system) of one thread in 
 best of some passes over all images in each of `--rounds` fresh processes:
 
 - `peer_ms`: `pq_compute_single_core` of cityscapesscripts on parsed annotations (PQ alone).
-- `ours_ms`: `PairScorer` on parsed annotations, with the sums for PQ, PQ-dagger, mIoU and confusion. `json_ms` is the
-  parsing and checking of both JSON files, `final_ms` what comes once after the last image (totals, 1,000 bootstrap
-  samples); both are divided by the number of pairs, too, and stand in neither ratio.
+- `ours_ms`: `PairScorer` on parsed annotations, with what is kept for PQ, PQ-dagger, mIoU and confusion. `json_ms` is
+  the parsing and checking of both JSON files, `final_ms` what comes once after the last image (all sums, 1,000
+  bootstrap samples); both are divided by the number of pairs, too, and stand in neither ratio.
 - `decoding_ms`: both PNGs by our reader, to ids; `torchvision_ms`, `cv2_ms`, `pillow_ms`: by others, to RGB.
 - `memory_ms`: maps that are already in memory, against `torchmetrics_ms` (skipped if it is not installed; other rules).
 - `growth_mb`: peak resident memory of `PairScorer` and `PanopticQuality` over 2,000 images less that over 200, without
@@ -52,9 +52,8 @@ from upsnet.data.categories import CategorySet
 from upsnet.data.coco import PanopticJson
 from upsnet.data.panoptic_png import read_panoptic_png
 from upsnet.metrics.image_pair import PairScorer
-from upsnet.metrics.panoptic_json import evaluate_files
+from upsnet.metrics.panoptic_json import FileScores, evaluate_files
 from upsnet.metrics.panoptic_quality import PanopticQuality, SegmentTable
-from upsnet.metrics.semantic_iou import SemanticIoU
 
 SIZES = (((480, 640), 200), ((1024, 2048), 50))
 TORCHMETRICS_IMAGES = 10
@@ -84,14 +83,12 @@ def case_peer(folder: Path) -> Callable[[], Any]:
     return run
 
 
-def _add_all(scorer: PairScorer) -> PanopticQuality:
-    quality, semantic = PanopticQuality(scorer.truth.categories), SemanticIoU(scorer.truth.categories)
+def _add_all(scorer: PairScorer) -> FileScores:
+    scores = FileScores(PanopticQuality(scorer.truth.categories), None)
     for image_id in scorer.truth.annotations:
-        result = scorer(image_id)
-        assert not result.problems
-        quality.rows[image_id] = result.scores
-        semantic.add(result.semantic)
-    return quality
+        scores.add(scorer(image_id))
+    assert not scores.problems
+    return scores
 
 
 def case_ours(folder: Path) -> Callable[[], Any]:
@@ -102,7 +99,7 @@ def case_ours(folder: Path) -> Callable[[], Any]:
 
 def case_final(folder: Path) -> Callable[[], Any]:
     """What comes after the last image."""
-    return _add_all(PairScorer(*open_pair(folder))).compute
+    return _add_all(PairScorer(*open_pair(folder))).metrics
 
 
 def case_json(folder: Path) -> Callable[[], Any]:

@@ -87,7 +87,7 @@ FAULTS = {
     ),
     "id only in the json": (
         of_segments(lambda rows: rows.append({"id": 7, "category_id": 2, "area": 3})),
-        r"pred\.json: segment id 7 has no pixel in 0\.png",
+        r"pred\.json: segment 7 of 0\.png has no pixel",
         ALL,
     ),
     "unknown category": (
@@ -127,7 +127,7 @@ FAULTS = {
     ),
     "true id only in the json": (
         of_segments(lambda rows: rows.append({"id": 7, "category_id": 2}), "gt"),
-        r"gt\.json: segment id 7 has no pixel in 0\.png",
+        r"gt\.json: segment 7 of 0\.png has no pixel",
         {**ALL, 2: (2, 0, 1)},
     ),
     "no true png": (

@@ -43,7 +43,7 @@ def id_to_rgb(ids: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
     return np.stack([ids & 255, ids >> 8 & 255, ids >> 16 & 255], axis=-1).astype(np.uint8)
 
 
-def read_panoptic_png(path: Path, buffer: npt.NDArray[np.int32] | None = None) -> npt.NDArray[np.int32]:
+def read_panoptic_png(path: Path | str, buffer: npt.NDArray[np.int32] | None = None) -> npt.NDArray[np.int32]:
     """Reads a panoptic PNG as int32 [H, W].
 
     Plain files (8 bits, RGB, not interlaced) are inflated by libdeflate and unfiltered straight into ids; everything
@@ -58,7 +58,8 @@ def read_panoptic_png(path: Path, buffer: npt.NDArray[np.int32] | None = None) -
         FileNotFoundError, ValueError: missing, unreadable, or not an RGB image; the message names the file.
     """
     try:
-        data = path.read_bytes()
+        with io.FileIO(path) as file:
+            data = file.readall()
         ids = _read_plain(data, buffer)
         return _read_by_pillow(data) if ids is None else ids
     except FileNotFoundError:

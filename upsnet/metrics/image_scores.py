@@ -24,24 +24,21 @@ def class_sums(found: Matching, num_classes: int) -> npt.NDArray[np.float64]:
     return scores
 
 
-def stuff_sums(found: Matching, num_classes: int, num_stuff: int) -> npt.NDArray[np.float64]:
-    """PQ-dagger's part of one image (Porzi et al. 2019, *Seamless Scene Segmentation*, the section on metrics).
+def class_pixels(found: Matching, num_classes: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """The pixels of an image by true and predicted class, read from its counted pairs of segments.
 
-    A stuff class that the truth has counts with the IoU of all its pixels in the image, whatever that is. Crowds are
-    no truth; the union leaves out the prediction's pixels on void truth.
+    Void truth is left out.
 
     Returns:
-        float64 [num_classes, 2]: IoU, and 1 where the truth has the class.
+        cells int32, true x (num_classes + 1) + predicted, some of them more than once; true is the channel, a crowd's
+        is num_classes higher; predicted is num_classes where the prediction is void. And the pixels of each, int32.
     """
-    rows = np.flatnonzero((found.truth.classes < num_stuff) & ~found.truth.is_crowd)
-    columns = np.flatnonzero(found.predicted.classes < num_stuff)
-    classes, predicted = found.truth.classes[rows], found.predicted.classes[columns]
-    inter = found.inter[rows + 1]
-    shared = inter[:, columns + 1] * (classes[:, None] == predicted)
-    area = np.bincount(classes, inter.sum(1), num_classes)
-    claimed = np.bincount(predicted, found.inter[1:, columns + 1].sum(0), num_classes)
-    both = np.bincount(classes, shared.sum(1), num_classes)
-    return np.stack([both / np.maximum(area + claimed - both, 1), area > 0], axis=1)
+    counts = found.inter[1:]
+    row, column = np.nonzero(counts)
+    true = found.truth.classes + num_classes * found.truth.is_crowd
+    predicted = np.concatenate([[num_classes], found.predicted.classes])
+    cells = true[row] * (num_classes + 1) + predicted[column]
+    return cells.astype(np.int32), counts[row, column].astype(np.int32)
 
 
 def matched_classes(found: Matching, num_classes: int) -> npt.NDArray[np.int32]:
@@ -56,13 +53,16 @@ class ImageScores:
 
     Attributes:
         channels: int16 [k], the classes that occur.
-        sums: float64 [k, 6 or 10], `FIELDS`, `stuff_sums`, and `FIELDS` by boundary.
+        sums: float64 [k, 4 or 8], `FIELDS`, and those by boundary where asked for.
         confused: int32, see `matched_classes`.
+        cells, pixels: int32, see `class_pixels`.
     """
 
     channels: npt.NDArray[np.int16]
     sums: npt.NDArray[np.float64]
     confused: npt.NDArray[np.int32]
+    cells: npt.NDArray[np.int32]
+    pixels: npt.NDArray[np.int32]
 
     @classmethod
     def of(
@@ -76,9 +76,10 @@ class ImageScores:
             boundary: [n, m], Boundary IoU of its segments, where that is asked for.
         """
         size = len(categories)
-        parts = [class_sums(found, size), stuff_sums(found, size, categories.num_stuff)]
+        sums = class_sums(found, size)
         if boundary is not None:
-            parts.append(class_sums(match_counts(found.inter, found.truth, found.predicted, boundary), size))
-        sums = np.concatenate(parts, axis=1)
+            by_boundary = match_counts(found.inter, found.truth, found.predicted, boundary)
+            sums = np.concatenate([sums, class_sums(by_boundary, size)], axis=1)
         channels = np.flatnonzero(sums.any(1))
-        return cls(channels.astype(np.int16), sums[channels], matched_classes(found, size))
+        confused = matched_classes(found, size)
+        return cls(channels.astype(np.int16), sums[channels], confused, *class_pixels(found, size))

@@ -100,9 +100,9 @@ def match_counts(
         truth, predicted: n and m segments.
         at_most: [n, m], a second IoU; the smaller of the two counts.
     """
-    predicted_area = inter.sum(0)[1:]
-    union = inter.sum(1)[1:, None] + predicted_area - inter[1:, 1:] - inter[0, 1:]
-    iou = inter[1:, 1:] / np.maximum(union, 1)
+    predicted_area, shared = np.add.reduce(inter, 0)[1:], inter[1:, 1:]
+    union = np.add.reduce(inter, 1)[1:, None] + (predicted_area - inter[0, 1:]) - shared
+    iou = shared / np.maximum(union, 1)
     if at_most is not None:
         iou = np.minimum(iou, at_most)
     missed = ~truth.is_crowd

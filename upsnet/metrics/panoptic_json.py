@@ -28,28 +28,28 @@ class FileScores:
     """The sums over all images.
 
     Attributes:
-        panoptic, semantic, instance: the metrics; instance is None where predictions carry no scores.
+        panoptic, instance: the metrics; instance is None where predictions carry no scores.
         problems: one line for each fault of a file, in the order of the images.
     """
 
     panoptic: PanopticQuality
-    semantic: SemanticIoU
     instance: InstanceAP | None
     problems: list[str] = field(default_factory=list)
 
     def add(self, result: PairResult) -> None:
         """Adds one image."""
         self.problems += result.problems
-        if result.scores is not None and result.semantic is not None:
+        if result.scores is not None:
             self.panoptic.rows[result.image_id] = result.scores
-            self.semantic.add(result.semantic)
         if self.instance is not None and result.instances is not None:
             self.instance.add(result.instances)
 
     def metrics(self) -> dict[str, Any]:
         """The contents of `metrics.json`."""
+        semantic = SemanticIoU(self.panoptic.categories)
+        semantic.add(self.panoptic.rows.values())
         instance = None if self.instance is None else self.instance.compute()
-        return {"panoptic": self.panoptic.compute(), "semantic": self.semantic.compute(), "instance": instance}
+        return {"panoptic": self.panoptic.compute(), "semantic": semantic.compute(), "instance": instance}
 
 
 def evaluate_files(
@@ -106,7 +106,6 @@ def score_files(
         problems.append(f"{predicted_json}: no AP against {instances}, which needs a score on every predicted thing")
     scores = FileScores(
         PanopticQuality(truth.categories, boundary=boundary),
-        SemanticIoU(truth.categories),
         InstanceAP(truth.categories, instances) if with_ap else None,
         problems,
     )

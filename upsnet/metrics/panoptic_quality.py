@@ -18,6 +18,7 @@ from upsnet.metrics.bootstrap import LEVEL, RESAMPLES, SEED, interval, pq_sample
 from upsnet.metrics.boundary import boundary_iou
 from upsnet.metrics.image_scores import FIELDS, ImageScores, class_sums
 from upsnet.metrics.matching import Matching, SegmentTable, match_counts, match_segments
+from upsnet.metrics.pq_dagger import stuff_iou
 
 __all__ = ["ImageScores", "Matching", "PanopticQuality", "SegmentTable", "class_sums", "match_counts", "match_segments"]
 
@@ -68,7 +69,7 @@ class PanopticQuality:
         """
         keys = sorted(self.rows, key=str)
         size = len(self.categories)
-        total = np.zeros((size, len(FIELDS) * 2 + 2))
+        total = np.zeros((size, 2 * len(FIELDS)))
         confusion = np.zeros(size * size, dtype=np.int64)
         for key in keys:
             row = self.rows[key]
@@ -77,9 +78,9 @@ class PanopticQuality:
         result = self._quality(total[:, :4])
         return {
             **result,
-            "pq_dagger": self._dagger(result["per_class"], total[:, 4:6]),
+            "pq_dagger": self._dagger(result["per_class"], [self.rows[key] for key in keys]),
             "interval": self._intervals(keys),
-            "boundary": self._quality(total[:, 6:]) if self.boundary else None,
+            "boundary": self._quality(total[:, 4:]) if self.boundary else None,
             "confusion": self._confusion(confusion.reshape(size, size)),
         }
 
@@ -98,13 +99,16 @@ class PanopticQuality:
         groups = {name: group_quality(s for c, s in pairs if c.is_thing in members) for name, members in GROUPS}
         return {**groups, "per_class": {str(c.id): {"name": c.name, **s} for c, s in pairs}}
 
-    def _dagger(self, per_class: dict[str, Any], total: npt.NDArray[np.float64]) -> dict[str, Any]:
+    def _dagger(self, per_class: dict[str, Any], images: list[ImageScores]) -> dict[str, Any]:
+        num_stuff = self.categories.num_stuff
         values: dict[str, float | None] = {}
-        for category, (iou, number) in zip(self.categories.categories, total.tolist(), strict=True):
+        for category, iou in zip(
+            self.categories.categories, stuff_iou(images, len(self.categories), num_stuff), strict=False
+        ):
+            values[str(category.id)] = None if iou is None else 100 * iou
+        for category in self.categories.categories[num_stuff:]:
             scores = per_class[str(category.id)]
-            thing = scores["pq"] if scores["tp"] + scores["fp"] + scores["fn"] else None
-            stuff = 100 * iou / number if number else None
-            values[str(category.id)] = thing if category.is_thing else stuff
+            values[str(category.id)] = scores["pq"] if scores["tp"] + scores["fp"] + scores["fn"] else None
         groups: dict[str, Any] = {}
         for name, members in GROUPS:
             seen = [values[str(c.id)] for c in self.categories.categories if c.is_thing in members]

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from upsnet.data.categories import IGNORE_LABEL, CategorySet
-from upsnet.metrics.matching import Matching
-
-ClassPixels = tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]
-"""Cells of a flat confusion matrix [C, C + 1], some of them more than once, and the pixels to add to them."""
-
-
-def class_pixels(found: Matching, num_classes: int) -> ClassPixels:
-    """The pixels of an image by true and predicted class, read from its counted pairs of segments.
-
-    Pixels of void truth are left out; those of predicted void are in column C: wrong, and of no class.
-    """
-    counts = found.inter[1:]
-    row, column = np.nonzero(counts)
-    predicted = np.concatenate([[num_classes], found.predicted.classes])
-    cells = found.truth.classes[row] * (num_classes + 1) + predicted[column]
-    return cells.astype(np.int32), counts[row, column]
+from upsnet.metrics.image_scores import ImageScores
 
 
 class SemanticIoU:
@@ -48,9 +34,11 @@ class SemanticIoU:
         pairs = truth[known].astype(np.int64) * (size + 1) + predicted[known]
         self.confusion += np.bincount(pairs, minlength=self.confusion.size).reshape(self.confusion.shape)
 
-    def add(self, pixels: ClassPixels) -> None:
-        """Adds the pixels of one image."""
-        np.add.at(self.confusion.reshape(-1), *pixels)
+    def add(self, images: Iterable[ImageScores]) -> None:
+        """Adds panoptic maps, crowds included; predicted void is wrong, and of no class."""
+        size = self.confusion.size
+        for image in images:
+            np.add.at(self.confusion.reshape(-1), image.cells % size, image.pixels)
 
     def compute(self) -> dict[str, Any]:
         """The `semantic` section of `metrics.json`, in percent; classes that never occur are left out of the mean."""
