@@ -100,10 +100,6 @@ def write_random(rng, folder, images):
                 count + extra,
                 np.concatenate([predicted_classes, rng.integers(0, 5, extra)]),
             )
-        seen_crowds = set()
-        for i in np.flatnonzero(crowd)[::-1]:  # the peer knows one crowd per class and image, the last
-            crowd[i] = classes[i] not in seen_crowds
-            seen_crowds.add(classes[i])
         for writer, ids, number, kinds, flags in (
             (writers[0], truth, count, classes, crowd),
             (writers[1], predicted, predicted_count, predicted_classes, np.zeros(predicted_count, bool)),
