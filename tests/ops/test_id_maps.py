@@ -52,6 +52,15 @@ def test_noise_with_more_pairs_than_the_cache_holds_is_counted(pixels):
     )
 
 
+def test_maps_of_any_layout_and_type_are_counted():
+    arguments = first, first_known, second, second_known = example(0)
+    expected = count_pairs(*arguments)
+    first.flags.writeable = first_known.flags.writeable = False
+    np.testing.assert_array_equal(count_pairs(*arguments), expected)
+    wide = np.asfortranarray(first.astype(np.int64)), first_known.astype(np.int64)
+    np.testing.assert_array_equal(count_pairs(*wide, second.astype(np.uint32), second_known), expected)
+
+
 def test_empty_maps_count_nothing():
     empty, known = np.zeros((0, 5), dtype=np.int32), np.array([0, 1])
     assert count_pairs(empty, known, empty, known).tolist() == [[0] * 3] * 3

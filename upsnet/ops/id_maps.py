@@ -72,7 +72,8 @@ def count_pairs(first: Any, first_known: IntArray, second: Any, second_known: In
 
 
 def _flat(values: IntArray) -> npt.NDArray[np.int32]:
-    return np.ascontiguousarray(values, dtype=np.int32).reshape(-1)
+    flat = np.ascontiguousarray(values, dtype=np.int32).reshape(-1)
+    return flat if flat.flags.writeable else flat.copy()  # the loops are compiled for arrays that can be written
 
 
 def _search(ids: IntArray, known: IntArray) -> npt.NDArray[np.int32]:
