@@ -104,7 +104,7 @@ def case_final(folder: Path) -> Callable[[], Any]:
 
 def case_json(folder: Path) -> Callable[[], Any]:
     """Reading both JSON files."""
-    return lambda: open_pair(folder)
+    return lambda: PairScorer(*open_pair(folder))
 
 
 def _decoding(read: Callable[[Path], Any]) -> Callable[[Path], Callable[[], Any]]:

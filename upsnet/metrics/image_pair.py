@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from upsnet.data.categories import CategorySet
 from upsnet.data.coco import PanopticJson
 from upsnet.data.panoptic_png import read_panoptic_png
 from upsnet.metrics.boundary import boundary_iou
@@ -55,7 +54,13 @@ class PairScorer:
     boundary: bool = False
     detections: bool = False
     truth_masks: bool = False
+    segments: tuple[dict[int | str, _Segments], ...] = field(init=False, repr=False)
     buffers: dict[int, npt.NDArray[np.int32]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        truth = {i: _Segments.of(self.truth, i, with_crowds=True) for i in self.truth.annotations}
+        predicted = {i: _Segments.of(self.predicted, i, with_crowds=False) for i in self.predicted.annotations}
+        object.__setattr__(self, "segments", (truth, predicted))
 
     def __call__(self, image_id: int | str) -> PairResult:
         """Scores an annotated image of the truth."""
@@ -68,26 +73,27 @@ class PairScorer:
             path = _png(self.predicted, image_id)
             result.problems.append(f"{path}: prediction has size {ids.shape}, expected {true_ids.shape} as the truth")
             ids = None
-        truth = _Side.of(self.truth, image_id, true_ids, with_crowds=True)
+        truth = self.segments[0][image_id]
         if ids is None:
-            predicted = _Side.empty(self.predicted, truth)
+            predicted, ids = _Segments.none(), np.zeros_like(true_ids)
         else:
-            predicted = _Side.of(self.predicted, image_id, ids, with_crowds=False)
-        counts = count_pairs(truth.ids, truth.known, predicted.ids, predicted.known)
-        result.problems += truth.problems(counts.sum(1)) + predicted.problems(counts.sum(0))
+            predicted = self.segments[1][image_id]
+        counts = count_pairs(true_ids, truth.known, ids, predicted.known)
+        for source, segments, pixels, own in (
+            (self.truth, truth, np.add.reduce(counts, 1), true_ids),
+            (self.predicted, predicted, np.add.reduce(counts, 0), ids),
+        ):
+            if not segments.agree(pixels):
+                result.problems += _contradictions(source, image_id, segments, pixels, own)
         found = match_counts(_unlisted_is_void(counts), truth.table, predicted.table)
         limit = None
         if self.boundary:
-            limit = boundary_iou(truth.ids, truth.known[1:], predicted.ids, predicted.known[1:])
-        categories = self.truth.categories
-        result.scores = ImageScores.of(found, categories, limit)
+            limit = boundary_iou(true_ids, truth.known[1:], ids, predicted.known[1:])
+        result.scores = ImageScores.of(found, self.truth.categories, limit)
         if self.detections:
-            result.instances = ImageInstances(
-                image_id,
-                true_ids.shape,
-                truth.masks(categories) if self.truth_masks else [],
-                [row for row in predicted.masks(categories) if "score" in row],
-            )
+            masks = _things(self.truth, image_id, true_ids) if self.truth_masks else []
+            found_masks = _things(self.predicted, image_id, ids) if image_id in self.predicted.annotations else []
+            result.instances = ImageInstances(image_id, true_ids.shape, masks, found_masks)
         return result
 
     def _read(self, side: int, image_id: int | str, problems: list[str]) -> npt.NDArray[np.int32] | None:
@@ -102,68 +108,71 @@ class PairScorer:
         return ids
 
 
-@dataclass(frozen=True)
-class _Side:
-    """The truth or the prediction of an image.
+@dataclass(frozen=True, slots=True)
+class _Segments:
+    """The JSON rows of an image, as arrays.
 
     Attributes:
-        source, image_id: which JSON, which image of it.
-        ids: int32 [H, W], as in the PNG.
-        rows: of known categories, and their table; known: int32 [n + 1], 0 and their ids; unknown: ids of other rows.
+        known: int32 [n + 1], 0 and the ids of the rows whose category is known; table: those rows.
+        areas: int64 [n], as the JSON says, -1 where it says nothing.
+        unknown: ids of the other rows.
     """
 
-    source: PanopticJson
-    image_id: int | str
-    ids: npt.NDArray[np.int32]
-    rows: list[dict[str, Any]]
-    table: SegmentTable
     known: npt.NDArray[np.int32]
+    table: SegmentTable
+    areas: npt.NDArray[np.int64]
     unknown: list[int]
 
     @classmethod
-    def of(cls, source: PanopticJson, image_id: int | str, ids: npt.NDArray[np.int32], *, with_crowds: bool) -> _Side:
-        rows, channels, unknown = source.annotations[image_id]["segments_info"], source.categories.channels, []
-        classes = [channels.get(row["category_id"], -1) for row in rows]
-        if -1 in classes:
-            unknown = [row["id"] for row, channel in zip(rows, classes, strict=True) if channel < 0]
-            rows = [row for row, channel in zip(rows, classes, strict=True) if channel >= 0]
-            classes = [channel for channel in classes if channel >= 0]
-        crowds = [bool(row.get("iscrowd")) for row in rows] if with_crowds else None
+    def of(cls, source: PanopticJson, image_id: int | str, *, with_crowds: bool) -> _Segments:
+        channels, every = source.categories.channels, source.annotations[image_id]["segments_info"]
+        rows = [row for row in every if row["category_id"] in channels]
+        crowds = [with_crowds and bool(row.get("iscrowd")) for row in rows]
+        table = SegmentTable.of([channels[row["category_id"]] for row in rows], crowds)
+        unknown = [row["id"] for row in every if row["category_id"] not in channels]
         known = np.array([0, *[row["id"] for row in rows]], dtype=np.int32)
-        return cls(source, image_id, ids, rows, SegmentTable.of(classes, crowds), known, unknown)
+        return cls(known, table, np.array([row.get("area", -1) for row in rows], dtype=np.int64), unknown)
 
     @classmethod
-    def empty(cls, source: PanopticJson, other: _Side) -> _Side:
-        """A prediction without segments."""
-        known = np.zeros(1, dtype=np.int32)
-        return cls(source, other.image_id, np.zeros_like(other.ids), [], SegmentTable.of([]), known, [])
+    def none(cls) -> _Segments:
+        """No segment."""
+        return cls(np.zeros(1, dtype=np.int32), SegmentTable.of([]), np.zeros(0, dtype=np.int64), [])
 
-    def problems(self, pixels: npt.NDArray[np.int64]) -> list[str]:
-        """Contradictions between JSON and PNG; `pixels` [n + 2] of ids without a row, of void, and of each row."""
-        areas = pixels[2:].tolist()
-        if (
-            not pixels[0]
-            and 0 not in areas
-            and all(r.get("area", a) == a for r, a in zip(self.rows, areas, strict=True))
-        ):
-            return []
-        lines, path = [], Path(_png(self.source, self.image_id))
-        stray = np.setdiff1d(self.ids, np.concatenate([self.known, np.array(self.unknown, dtype=np.int32)]))
-        if len(stray):
-            lines.append(
-                f"{path}: segment id {', '.join(map(str, stray[:5].tolist()))} is not in {self.source.path}, "
-                "expected every id of the PNG (but 0) there"
-            )
-        for row, area in zip(self.rows, areas, strict=True):
-            text = f"has area {row.get('area')}, its pixels are {area}" if area else "has no pixel"
-            if area == 0 or row.get("area", area) != area:
-                lines.append(f"{self.source.path}: segment {row['id']} of {path.name} {text}")
-        return lines
+    def agree(self, pixels: npt.NDArray[np.int64]) -> bool:
+        """Whether the PNG has the ids and areas of the JSON; `pixels` [n + 2] of ids without a row, void, each row."""
+        return not pixels[0] and bool(((self.areas == pixels[2:]) & (self.areas != 0)).all())
 
-    def masks(self, categories: CategorySet) -> list[dict[str, Any]]:
-        """The things, as rows of COCO's instance format."""
-        things = [row for row in self.rows if categories[categories.channels[row["category_id"]]].is_thing]
-        return mask_rows(self.ids, things)
+
+def _contradictions(
+    source: PanopticJson,
+    image_id: int | str,
+    segments: _Segments,
+    pixels: npt.NDArray[np.int64],
+    ids: npt.NDArray[np.int32],
+) -> list[str]:
+    """What `_Segments.agree` does not find, in words; an area that the JSON does not give contradicts nothing."""
+    lines, path = [], Path(_png(source, image_id)) if image_id in source.annotations else source.path
+    stray = np.setdiff1d(ids, np.concatenate([segments.known, np.array(segments.unknown, dtype=np.int32)]))
+    if len(stray):
+        lines.append(
+            f"{path}: segment id {', '.join(map(str, stray[:5].tolist()))} is not in {source.path}, "
+            "expected every id of the PNG (but 0) there"
+        )
+    for number, area, said in zip(
+        segments.known[1:].tolist(), pixels[2:].tolist(), segments.areas.tolist(), strict=True
+    ):
+        text = f"has area {said}, its pixels are {area}" if area else "has no pixel"
+        if area == 0 or said not in (area, -1):
+            lines.append(f"{source.path}: segment {number} of {path.name} {text}")
+    return lines
+
+
+def _things(source: PanopticJson, image_id: int | str, ids: npt.NDArray[np.int32]) -> list[dict[str, Any]]:
+    """The things, as rows of COCO's instance format."""
+    things = {category.id for category in source.categories.categories if category.is_thing}
+    return mask_rows(
+        ids, [row for row in source.annotations[image_id]["segments_info"] if row["category_id"] in things]
+    )
 
 
 def _png(source: PanopticJson, image_id: int | str) -> str:

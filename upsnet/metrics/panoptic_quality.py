@@ -123,7 +123,10 @@ class PanopticQuality:
             sums[0, image, row.channels] = row.sums[:, 0]
             sums[1, image, row.channels] = row.sums[:, 1] + row.sums[:, 2:4].sum(1) / 2
         is_thing = np.array([c.is_thing for c in self.categories.categories])
-        samples = pq_samples(sums[0], sums[1]) if keys else np.full((1, len(is_thing)), np.nan)
+        seen = sums[1].any(0)
+        samples = np.full((RESAMPLES, len(is_thing)), np.nan)
+        if keys:
+            samples[:, seen] = pq_samples(sums[0][:, seen], sums[1][:, seen])
         groups = {name: interval(samples[:, np.isin(is_thing, members)]) for name, members in GROUPS}
         return {"level": LEVEL, "resamples": RESAMPLES, "seed": SEED, **groups}
 

@@ -10,6 +10,9 @@ import numpy.typing as npt
 
 from upsnet.metrics.image_scores import ImageScores
 
+CHUNK = 256
+"""Images that are laid end to end at a time."""
+
 
 def stuff_iou(images: Sequence[ImageScores], num_classes: int, num_stuff: int) -> list[float | None]:
     """The mean IoU of each stuff class over the images whose truth has it, whatever the IoU is: no threshold.
@@ -24,8 +27,18 @@ def stuff_iou(images: Sequence[ImageScores], num_classes: int, num_stuff: int) -
     Returns:
         [S], 0..1, None for a class that no truth has.
     """
-    if not images or not num_stuff:
-        return [None] * num_stuff
+    sums, number = np.zeros(num_stuff), np.zeros(num_stuff, dtype=np.int64)
+    for start in range(0, len(images) if num_stuff else 0, CHUNK):
+        iou, has = _by_image(images[start : start + CHUNK], num_classes, num_stuff)
+        sums += iou.sum(0)
+        number += has.sum(0)
+    return [iou / n if n else None for iou, n in zip(sums.tolist(), number.tolist(), strict=True)]
+
+
+def _by_image(
+    images: Sequence[ImageScores], num_classes: int, num_stuff: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """[images, S]: IoU, 0 where the truth lacks the class, and whether it has it."""
     image = np.repeat(np.arange(len(images)), [len(scores.cells) for scores in images])
     cells, pixels = (np.concatenate([getattr(s, name) for s in images]) for name in ("cells", "pixels"))
     true, predicted = np.divmod(cells, num_classes + 1)
@@ -36,5 +49,4 @@ def stuff_iou(images: Sequence[ImageScores], num_classes: int, num_stuff: int) -
 
     area, claimed = by_class(true < num_stuff, true), by_class(predicted < num_stuff, predicted)
     both = by_class((true < num_stuff) & (true == predicted), true)
-    sums = (both / np.maximum(area + claimed - both, 1)).sum(0)
-    return [iou / n if n else None for iou, n in zip(sums.tolist(), (area > 0).sum(0).tolist(), strict=True)]
+    return both / np.maximum(area + claimed - both, 1), area > 0
