@@ -71,7 +71,7 @@ EMPTY = hand_made([0, 0], [], [0, 0], [])
 NOTHING_FOUND = hand_made([1, 2], [0, 3], [0, 0], [])
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.lists(image(), min_size=1, max_size=4))
 @example([HALF, HALF_VOID, CROWDS])
 @example([SPLIT_CROWD])

@@ -160,6 +160,12 @@ def test_files_without_a_fault_pass_strictly(pair):
     assert evaluate(pair, boundary=True)[0]["panoptic"]["boundary"]["All"]["pq"] == 100
 
 
+def test_an_area_that_the_json_does_not_give_contradicts_nothing(pair):
+    for name in ("gt", "pred"):
+        of_segments(lambda rows: [row.pop("area") for row in rows], name)(pair)
+    assert counts(evaluate(pair, strict=True)[0]) == ALL
+
+
 @pytest.mark.parametrize("edit", [lambda d: d.pop("annotations"), lambda d: d["categories"].pop(0)])
 def test_a_truth_that_is_none_is_an_error_anyway(pair, edit):
     change(pair / "gt.json", edit)

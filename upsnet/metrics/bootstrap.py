@@ -20,7 +20,7 @@ def pq_samples(
     Sums of IoU are taken in steps of 2^-30, which makes them exact in any order: the same bits on every machine.
 
     Args:
-        iou: [n, C], sums of IoU of each image; size: [n, C], TP + FP / 2 + FN / 2.
+        iou: [n, C], sums of IoU of each image, rounded in place; size: [n, C], TP + FP / 2 + FN / 2.
         resamples: how many times to draw.
         seed: of the draws.
 
@@ -28,14 +28,16 @@ def pq_samples(
         [resamples, C], 0..1, nan where no drawn image has the class.
     """
     images, classes = iou.shape
-    values = np.concatenate([np.rint(iou * FIXED_POINT) / FIXED_POINT, size], axis=1)
+    iou *= FIXED_POINT  # in place: this is the largest array of an evaluation
+    np.rint(iou, out=iou)
+    iou /= FIXED_POINT
     rng = np.random.default_rng(seed)
     samples = np.empty((resamples, classes))
     for start in range(0, resamples, STEP):
         times = rng.multinomial(images, np.full(images, 1 / images), size=min(STEP, resamples - start))
-        sums = times @ values
+        times = times.astype(np.float64)
         with np.errstate(invalid="ignore"):
-            samples[start : start + STEP] = sums[:, :classes] / sums[:, classes:]
+            samples[start : start + STEP] = (times @ iou) / (times @ size)
     return samples
 
 

@@ -140,7 +140,8 @@ class _Segments:
 
     def agree(self, pixels: npt.NDArray[np.int64]) -> bool:
         """Whether the PNG has the ids and areas of the JSON; `pixels` [n + 2] of ids without a row, void, each row."""
-        return not pixels[0] and bool(((self.areas == pixels[2:]) & (self.areas != 0)).all())
+        said, found = self.areas, pixels[2:]
+        return not pixels[0] and bool((((said == found) | (said < 0)) & (found > 0)).all())
 
 
 def _contradictions(
@@ -150,9 +151,11 @@ def _contradictions(
     pixels: npt.NDArray[np.int64],
     ids: npt.NDArray[np.int32],
 ) -> list[str]:
-    """What `_Segments.agree` does not find, in words; an area that the JSON does not give contradicts nothing."""
-    lines, path = [], Path(_png(source, image_id)) if image_id in source.annotations else source.path
-    stray = np.setdiff1d(ids, np.concatenate([segments.known, np.array(segments.unknown, dtype=np.int32)]))
+    """What `_Segments.agree` denies, in words; an area that the JSON does not give contradicts nothing."""
+    lines: list[str] = []
+    path = Path(_png(source, image_id))
+    listed = np.concatenate([segments.known, np.array(segments.unknown, dtype=np.int32)])
+    stray = np.setdiff1d(ids, listed) if pixels[0] else listed[:0]
     if len(stray):
         lines.append(
             f"{path}: segment id {', '.join(map(str, stray[:5].tolist()))} is not in {source.path}, "

@@ -117,16 +117,17 @@ class PanopticQuality:
         return {**groups, "per_class": values}
 
     def _intervals(self, keys: list[Any]) -> dict[str, Any]:
-        sums = np.zeros((2, len(keys), len(self.categories)))
+        is_thing = np.array([c.is_thing for c in self.categories.categories])
+        seen = np.unique(np.concatenate([np.zeros(0, dtype=np.int16), *[self.rows[key].channels for key in keys]]))
+        iou, size = np.zeros((2, len(keys), len(seen)))
         for image, key in enumerate(keys):
             row = self.rows[key]
-            sums[0, image, row.channels] = row.sums[:, 0]
-            sums[1, image, row.channels] = row.sums[:, 1] + row.sums[:, 2:4].sum(1) / 2
-        is_thing = np.array([c.is_thing for c in self.categories.categories])
-        seen = sums[1].any(0)
+            columns = np.searchsorted(seen, row.channels)
+            iou[image, columns] = row.sums[:, 0]
+            size[image, columns] = row.sums[:, 1] + row.sums[:, 2:4].sum(1) / 2
         samples = np.full((RESAMPLES, len(is_thing)), np.nan)
-        if keys:
-            samples[:, seen] = pq_samples(sums[0][:, seen], sums[1][:, seen])
+        if len(seen):
+            samples[:, seen] = pq_samples(iou, size)
         groups = {name: interval(samples[:, np.isin(is_thing, members)]) for name, members in GROUPS}
         return {"level": LEVEL, "resamples": RESAMPLES, "seed": SEED, **groups}
 
