@@ -65,10 +65,21 @@ def main() -> None:
     metrics = _score_files(args) if args.gt is not None else _score_model(args)
     if metrics is None:
         return
-    for name, value in flatten(metrics).items():
+    for name, value in {**flatten(metrics), **_beside_pq(metrics["panoptic"])}.items():
         print(f"{name:12s} {value:7.3f}")
     if args.output is not None:
         write_json(args.output / "metrics.json", metrics)
+
+
+def _beside_pq(panoptic: dict[str, Any] | None) -> dict[str, float]:
+    if panoptic is None:
+        return {}
+    values = {"pq_dagger": panoptic["pq_dagger"]["All"]}
+    if panoptic["boundary"] is not None:
+        values["boundary_pq"] = panoptic["boundary"]["All"]["pq"]
+    if panoptic["interval"]["All"] is not None:
+        values["pq_low"], values["pq_high"] = panoptic["interval"]["All"]
+    return values
 
 
 def _score_files(args: argparse.Namespace) -> dict[str, Any]:
