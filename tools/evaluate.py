@@ -2,7 +2,11 @@
 """Scores a model on a data set, or existing COCO-panoptic predictions against their truth.
 
 python tools/evaluate.py --checkpoint runs/demo/model.pt --output runs/demo/evaluation
-python tools/evaluate.py --gt panoptic_val2017.json --pred predictions.json
+python tools/evaluate.py --gt panoptic_val2017.json --pred predictions.json --output out
+
+With --gt and --pred, files that contradict each other are reported, and count so: an image without a usable prediction
+has all its segments missed; an id that the JSON lacks and a segment of an unknown category are void; where an area in
+the JSON is not the number of pixels, the pixels count.
 """
 
 from __future__ import annotations
@@ -23,9 +27,9 @@ from upsnet.engine.evaluate import evaluate
 from upsnet.engine.logging import flatten
 from upsnet.errors import run_tool
 from upsnet.files import write_json
-from upsnet.metrics.panoptic_json import evaluate_files
+from upsnet.metrics.panoptic_json import score_files
 
-SHOWN_REPORTS = 10
+SHOWN_PROBLEMS = 10
 
 
 def main() -> None:
@@ -40,31 +44,54 @@ def main() -> None:
     parser.add_argument("--pred", type=Path, help="COCO-panoptic JSON of the predictions (with --gt)")
     parser.add_argument("--gt-dir", type=Path, help="PNGs of the truth (default: --gt without .json)")
     parser.add_argument("--pred-dir", type=Path, help="PNGs of the predictions (default: --pred without .json)")
-    parser.add_argument("--output", type=Path, help="folder for metrics.json and, with a model, predictions/")
+    parser.add_argument("--instances", type=Path, help="COCO instances for AP (default: things of the panoptic truth)")
+    parser.add_argument("--strict", action="store_true", help="the first contradiction in the files is an error")
+    parser.add_argument("--workers", type=int, help="processes that read files (default: one per core)")
+    parser.add_argument("--boundary", action="store_true", help="also Boundary PQ")
+    parser.add_argument(
+        "--output", type=Path, help="folder for metrics.json and predictions/ (a model) or per_image.json (files)"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config")
     args = parser.parse_intermixed_args()
     if (args.gt is None) != (args.pred is None):
         parser.error("--gt and --pred go together")
     if args.gt is not None and (args.config or args.overrides):
         parser.error("--config and key=value need --checkpoint")
-    if args.gt is None and (args.gt_dir or args.pred_dir):
-        parser.error("--gt-dir and --pred-dir need --gt and --pred")
+    of_files = (args.gt_dir, args.pred_dir, args.instances, args.strict, args.workers)
+    if args.gt is None and any(of_files):
+        parser.error("--gt-dir, --pred-dir, --instances, --strict and --workers need --gt and --pred")
+    if args.workers is not None and args.workers < 1:
+        parser.error(f"--workers is {args.workers}, expected 1 or more")
     metrics = _score_files(args) if args.gt is not None else _score_model(args)
     if metrics is None:
         return
-    for name, value in flatten(metrics).items():
+    for name, value in {**flatten(metrics), **_beside_pq(metrics["panoptic"])}.items():
         print(f"{name:12s} {value:7.3f}")
     if args.output is not None:
         write_json(args.output / "metrics.json", metrics)
 
 
+def _beside_pq(panoptic: dict[str, Any] | None) -> dict[str, float]:
+    if panoptic is None:
+        return {}
+    values = {"pq_dagger": panoptic["pq_dagger"]["All"]}
+    if panoptic["boundary"] is not None:
+        values["boundary_pq"] = panoptic["boundary"]["All"]["pq"]
+    if panoptic["interval"]["All"] is not None:
+        values["pq_low"], values["pq_high"] = panoptic["interval"]["All"]
+    return values
+
+
 def _score_files(args: argparse.Namespace) -> dict[str, Any]:
-    metrics, reports = evaluate_files(args.gt, args.pred, args.gt_dir, args.pred_dir)
-    for line in reports[:SHOWN_REPORTS]:
+    options = {"instances": args.instances, "boundary": args.boundary, "strict": args.strict, "workers": args.workers}
+    scores = score_files(args.gt, args.pred, args.gt_dir, args.pred_dir, **options)
+    for line in scores.problems[:SHOWN_PROBLEMS]:
         print(f"warning: {line}", file=sys.stderr)
-    if len(reports) > SHOWN_REPORTS:
-        print(f"warning: {len(reports) - SHOWN_REPORTS} more areas disagree with the pixels", file=sys.stderr)
-    return metrics
+    if len(scores.problems) > SHOWN_PROBLEMS:
+        print(f"warning: {len(scores.problems) - SHOWN_PROBLEMS} more contradictions in the files", file=sys.stderr)
+    if args.output is not None:
+        write_json(args.output / "per_image.json", scores.panoptic.per_image())
+    return scores.metrics()
 
 
 def _score_model(args: argparse.Namespace) -> dict[str, Any] | None:
@@ -80,7 +107,7 @@ def _score_model(args: argparse.Namespace) -> dict[str, Any] | None:
         predictions = (
             args.output / "predictions" / "panoptic.json" if args.output and config.model.heads == "both" else None
         )
-        metrics = evaluate(model, dataset, config, device, predictions=predictions)
+        metrics = evaluate(model, dataset, config, device, predictions=predictions, boundary=args.boundary)
         return metrics if distributed.rank() == 0 else None
 
 
