@@ -2,7 +2,7 @@
 """Scores a model on a data set, or existing COCO-panoptic predictions against their truth.
 
 python tools/evaluate.py --checkpoint runs/demo/model.pt --output runs/demo/evaluation
-python tools/evaluate.py --gt panoptic_val2017.json --pred predictions.json
+python tools/evaluate.py --gt panoptic_val2017.json --pred predictions.json --output out --report --images val2017
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
-from upsnet.config import load_config, parse_config
+from upsnet.config import Config, load_config, parse_config
+from upsnet.data.coco import PanopticJson
 from upsnet.data.loader import open_dataset
 from upsnet.engine import distributed
 from upsnet.engine.checkpoint import load_checkpoint
@@ -23,7 +25,10 @@ from upsnet.engine.evaluate import evaluate
 from upsnet.engine.logging import flatten
 from upsnet.errors import run_tool
 from upsnet.files import write_json
+from upsnet.inference.visualize import overlay
 from upsnet.metrics.panoptic_json import evaluate_files
+from upsnet.metrics.report.collector import ReportCollector
+from upsnet.metrics.report.page import Identity, digest, write_report
 
 SHOWN_REPORTS = 10
 
@@ -41,6 +46,11 @@ def main() -> None:
     parser.add_argument("--gt-dir", type=Path, help="PNGs of the truth (default: --gt without .json)")
     parser.add_argument("--pred-dir", type=Path, help="PNGs of the predictions (default: --pred without .json)")
     parser.add_argument("--output", type=Path, help="folder for metrics.json and, with a model, predictions/")
+    parser.add_argument("--report", action="store_true", help="also write report.html into --output")
+    parser.add_argument("--images", type=Path, help="with --gt and --report: folder of the photographs")
+    parser.add_argument(
+        "--report-images", type=int, default=8, metavar="N", help="show the N worst and the N best images (default: 8)"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config")
     args = parser.parse_intermixed_args()
     if (args.gt is None) != (args.pred is None):
@@ -49,39 +59,77 @@ def main() -> None:
         parser.error("--config and key=value need --checkpoint")
     if args.gt is None and (args.gt_dir or args.pred_dir):
         parser.error("--gt-dir and --pred-dir need --gt and --pred")
-    metrics = _score_files(args) if args.gt is not None else _score_model(args)
-    if metrics is None:
+    if args.report and args.output is None:
+        parser.error("--report needs --output")
+    if args.images and not (args.report and args.gt):
+        parser.error("--images needs --gt and --report")
+    result = _score_files(args) if args.gt is not None else _score_model(args)
+    if result is None:
         return
+    metrics, report, identity = result
     for name, value in flatten(metrics).items():
         print(f"{name:12s} {value:7.3f}")
     if args.output is not None:
         write_json(args.output / "metrics.json", metrics)
+    if report is not None:
+        write_report(args.output / "report.html", report, metrics, identity)
+        print(f"report: {args.output / 'report.html'}")
 
 
-def _score_files(args: argparse.Namespace) -> dict[str, Any]:
-    metrics, reports = evaluate_files(args.gt, args.pred, args.gt_dir, args.pred_dir)
+_Result = tuple[dict[str, Any], ReportCollector | None, Identity]
+
+
+def _score_files(args: argparse.Namespace) -> _Result:
+    report = None
+    if args.report:
+        report = ReportCollector(PanopticJson(args.gt, args.gt_dir).categories, overlay, args.report_images)
+    metrics, reports = evaluate_files(
+        args.gt, args.pred, args.gt_dir, args.pred_dir, report=report, image_dir=args.images
+    )
     for line in reports[:SHOWN_REPORTS]:
         print(f"warning: {line}", file=sys.stderr)
     if len(reports) > SHOWN_REPORTS:
         print(f"warning: {len(reports) - SHOWN_REPORTS} more areas disagree with the pixels", file=sys.stderr)
-    return metrics
+    files = (("Truth", args.gt), ("Predictions", args.pred))
+    facts = [(name, f"{path} (SHA-256 {digest(path)})") for name, path in files]
+    return metrics, report, Identity("/".join(args.pred.absolute().parts[-2:]), facts)
 
 
-def _score_model(args: argparse.Namespace) -> dict[str, Any] | None:
-    """The metrics on rank 0, None on the others."""
+def _score_model(args: argparse.Namespace) -> _Result | None:
+    """The result on rank 0, None on the others."""
     checkpoint = load_checkpoint(args.checkpoint)
     config = parse_config(checkpoint.config.dump(), args.overrides, source=str(args.checkpoint))
     if args.config is not None:
         other = load_config(args.config, args.overrides)
         config = config.model_copy(update={"data": other.data, "evaluate": other.evaluate})
+    if args.report and config.model.heads != "both":
+        raise ValueError(
+            f"--report: the model has model.heads={config.model.heads}, expected both: only PQ is reported"
+        )
     dataset = open_dataset(config.data.val, checkpoint.categories)
     with distributed.process_group() as device:
         model = replace(checkpoint, config=config).build().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         predictions = (
             args.output / "predictions" / "panoptic.json" if args.output and config.model.heads == "both" else None
         )
-        metrics = evaluate(model, dataset, config, device, predictions=predictions)
-        return metrics if distributed.rank() == 0 else None
+        report = ReportCollector(dataset.categories, overlay, args.report_images) if args.report else None
+        metrics = evaluate(model, dataset, config, device, predictions=predictions, report=report)
+        return (metrics, report, _identity(args.checkpoint, config, device)) if distributed.rank() == 0 else None
+
+
+def _identity(path: Path, config: Config, device: torch.device) -> Identity:
+    text = yaml.safe_dump(config.dump(), sort_keys=False)
+    processor = (
+        f"CPU, {torch.get_num_threads()} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
+    )
+    values = config.data.val.model_dump(exclude={"format"}, exclude_none=True)
+    facts = [
+        ("Data set", f"{config.data.val.format}: " + ", ".join(f"{key} {value}" for key, value in values.items())),
+        ("Checkpoint", f"{path} (SHA-256 {digest(path)})"),
+        ("Config", f"SHA-256 {digest(text)}"),
+        ("Device", processor),
+    ]
+    return Identity("/".join(path.absolute().parts[-2:]), facts, text)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from upsnet.data.targets import semantic_truth
 from upsnet.engine import distributed
 from upsnet.metrics.instance_ap import InstanceAP
 from upsnet.metrics.panoptic_quality import PanopticQuality, SegmentTable
+from upsnet.metrics.report.collector import ReportCollector
 from upsnet.metrics.semantic_iou import SemanticIoU
 from upsnet.models.upsnet import UPSNet
 from upsnet.ops.boxes import scale_boxes
@@ -72,6 +74,26 @@ class _Meters:
         }
 
 
+def _add_to_report(report: ReportCollector, batch: PanopticBatch, output: PanopticOutput) -> None:
+    for row, truth in enumerate(batch.truths):
+        report.update(
+            truth.image_id,
+            truth.file_name,
+            truth.segment_map,
+            SegmentTable.of(truth.classes, truth.is_crowd),
+            output.segment_ids[row].cpu().numpy(),
+            SegmentTable.of(output.segment_classes[row].cpu()),
+            output.segment_scores[row].cpu().numpy(),
+            partial(_picture, batch, row),
+        )
+
+
+def _picture(batch: PanopticBatch, row: int) -> np.ndarray:
+    """The network's input as a picture, uint8 RGB [H, W, 3], without its padding."""
+    height, width = batch.network_sizes[row]
+    return batch.images[row, :, :height, :width].round().byte().permute(1, 2, 0).contiguous().numpy()
+
+
 def _instance_masks(
     found: Detections, row: int, network_size: tuple[int, int], size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -92,6 +114,7 @@ def evaluate(
     device: torch.device,
     *,
     predictions: Path | None = None,
+    report: ReportCollector | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Scores a model.
@@ -102,6 +125,7 @@ def evaluate(
         config: `data`, `model.heads` and `evaluate` count.
         device: to run on.
         predictions: JSON to write COCO-panoptic predictions to; the PNGs go into the folder of its name.
+        report: takes every image; at the end it holds those of all processes.
         progress: show a bar.
 
     Returns:
@@ -118,6 +142,8 @@ def evaluate(
             batch.to(device), with_semantic=meters.semantic is not None, with_instances=meters.instance is not None
         )
         meters.update(batch, output)
+        if report is not None:
+            _add_to_report(report, batch, output)
         if writer is not None:
             for row, truth in enumerate(batch.truths):
                 prediction = to_prediction(output, row, dataset.categories)
@@ -128,6 +154,8 @@ def evaluate(
         writer.annotations = [row for part in distributed.gather(writer.annotations) for row in part]
         if rank == 0:
             writer.close()
+    if report is not None:
+        report.merge(distributed.gather(report))
     meters.merge()
     return meters.compute()
 

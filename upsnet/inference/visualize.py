@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import cv2
@@ -72,7 +73,8 @@ def _label(canvas: Picture, ids: npt.NDArray[np.int32], segment: Segment) -> Non
     """Writes name and score at the innermost point of a segment that is large enough to carry them."""
     x1, y1, x2, y2 = segment.box
     scale = float(np.clip(min(ids.shape) / 900, 0.35, 1.0))
-    text = segment.category_name + (f" {segment.score:.2f}" if segment.is_thing else "")
+    has_score = segment.is_thing and not math.isnan(segment.score)
+    text = segment.category_name + (f" {segment.score:.2f}" if has_score else "")
     (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
     if x2 - x1 < 0.6 * width or y2 - y1 < 1.5 * height:
         return

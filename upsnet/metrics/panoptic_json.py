@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import numpy as np
 from tqdm import tqdm
 
 from upsnet.data.coco import PanopticJson
+from upsnet.files import read_image
 from upsnet.metrics.panoptic_quality import PanopticQuality, SegmentTable
+from upsnet.metrics.report.collector import ReportCollector
 
 
 def evaluate_files(
@@ -18,6 +21,8 @@ def evaluate_files(
     truth_dir: Path | None = None,
     predicted_dir: Path | None = None,
     *,
+    report: ReportCollector | None = None,
+    image_dir: Path | None = None,
     progress: bool = True,
 ) -> tuple[dict[str, Any], list[str]]:
     """Scores every annotated image of the truth; predictions for other images are left aside.
@@ -25,6 +30,7 @@ def evaluate_files(
     Args:
         truth_json, predicted_json: COCO-panoptic JSON files.
         truth_dir, predicted_dir: folders of their PNGs; by default the JSON's path without `.json`.
+        report: takes every image; image_dir: folder of the photographs for it.
         progress: show a bar.
 
     Returns:
@@ -67,4 +73,9 @@ def evaluate_files(
             quality.update(image_id, maps[0], tables[0], maps[1], tables[1])
         except ValueError as error:
             raise ValueError(f"{predicted.png_dir / predicted.annotations[image_id]['file_name']}: {error}") from None
+        if report is not None:
+            name = truth.images[image_id]["file_name"]
+            picture = None if image_dir is None else partial(read_image, image_dir / name, apply_exif=False)
+            scores = np.array([row.get("score", np.nan) for row in rows], dtype=np.float64)
+            report.update(image_id, name, maps[0], tables[0], maps[1], tables[1], scores, picture)
     return {"panoptic": quality.compute(), "semantic": None, "instance": None}, reports
