@@ -90,8 +90,9 @@ def _score_files(args: argparse.Namespace) -> _Result:
         print(f"warning: {line}", file=sys.stderr)
     if len(reports) > SHOWN_REPORTS:
         print(f"warning: {len(reports) - SHOWN_REPORTS} more areas disagree with the pixels", file=sys.stderr)
-    files = (("Truth", args.gt), ("Predictions", args.pred))
-    facts = [(name, f"{path} (SHA-256 {digest(path)})") for name, path in files]
+    facts = [("Truth", str(args.gt)), ("Predictions", str(args.pred))]
+    if report is not None:
+        facts += [("SHA-256 of the two", f"{digest(args.gt)}, {digest(args.pred)}")]
     return metrics, report, Identity("/".join(args.pred.absolute().parts[-2:]), facts)
 
 
@@ -125,8 +126,9 @@ def _identity(path: Path, config: Config, device: torch.device) -> Identity:
     values = config.data.val.model_dump(exclude={"format"}, exclude_none=True)
     facts = [
         ("Data set", f"{config.data.val.format}: " + ", ".join(f"{key} {value}" for key, value in values.items())),
-        ("Checkpoint", f"{path} (SHA-256 {digest(path)})"),
-        ("Config", f"SHA-256 {digest(text)}"),
+        ("Checkpoint", str(path)),
+        ("SHA-256 of the checkpoint", digest(path)),
+        ("SHA-256 of the config", digest(text)),
         ("Device", processor),
     ]
     return Identity("/".join(path.absolute().parts[-2:]), facts, text)

@@ -85,6 +85,7 @@ class ReportCollector:
         predicted: SegmentTable,
         scores: npt.NDArray[np.floating] | None = None,
         picture: Callable[[], Picture] | None = None,
+        found: Matching | None = None,
     ) -> None:
         """Adds one image.
 
@@ -93,8 +94,9 @@ class ReportCollector:
             truth_map, truth, predicted_map, predicted: see `match_segments`.
             scores: [m], of the predicted segments, 0..1.
             picture: gives the photograph, uint8 RGB of any size; only called for images that may be shown.
+            found: the maps' matching, where it is known already.
         """
-        found = match_segments(truth_map, truth, predicted_map, predicted)
+        found = found or match_segments(truth_map, truth, predicted_map, predicted)
         causes = find_causes(found)
         row = ImageRow(file_name, _truth_rows(found, causes), _predicted_rows(found, causes, scores))
         self.rows[key] = row

@@ -132,7 +132,7 @@ def _heat_map(matrix: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64], cate
         cells = []
         for p in wanted.tolist():
             count, share = int(matrix[t, p]), float(matrix[t, p]) / max(1, int(matrix[t].sum()))
-            kind = ("own" if t == p else "off") + (" hot" if share > 0.5 else "")
+            kind = "own" if t == p else "off"
             cells.append(f'<td class="{kind}" style="--v:{share:.3f}">{count or ""}</td>')
         rows.append(f'<tr><th scope="row">{escape(categories[t].name)}</th>{"".join(cells)}</tr>')
     head = ("true \\ predicted", *(categories[p].name for p in wanted.tolist()))

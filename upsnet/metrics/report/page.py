@@ -76,8 +76,11 @@ def render(collector: ReportCollector, metrics: dict[str, Any], identity: Identi
         raise ValueError("the report needs panoptic metrics, expected a model with model.heads=both")
     stats = summarize(collector)
     spread = intervals(stats.image_sums, collector.categories)
+    for group, known in (metrics["panoptic"].get("interval") or {}).items():
+        if group in spread and known is not None:
+            spread[group]["pq"] = (known[0], known[1])  # one number for one thing
     parts = (
-        sections.overview(metrics, spread),
+        sections.overview(metrics, spread, len(collector.rows)),
         sections.class_table(metrics, collector.categories, spread),
         mistakes.error_causes(stats, metrics, collector.categories),
         mistakes.confusion(stats, collector.categories),

@@ -20,7 +20,7 @@ from upsnet.structures import PanopticPrediction
 Picture = npt.NDArray[np.uint8]
 Draw = Callable[[Picture, PanopticPrediction, CategorySet], Picture]
 
-MAX_SIDE = 512
+MAX_SIDE = 640
 """Longest side of a picture; smaller ones are enlarged by whole numbers, so that labels can be read."""
 
 MAX_BYTES = 6_500_000

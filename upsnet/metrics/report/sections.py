@@ -23,10 +23,11 @@ from upsnet.metrics.report.html import (
 )
 from upsnet.metrics.report.statistics import SCORE_BINS, SIZE_EDGES, Statistics, quality
 
+FEW = " With so few images as here they are too narrow."
 Intervals = dict[str, dict[str, tuple[float, float]]]
 
 
-def overview(metrics: dict[str, Any], intervals: Intervals) -> str:
+def overview(metrics: dict[str, Any], intervals: Intervals, num_images: int) -> str:
     """The headline numbers."""
     tiles = []
     for group in ("All", "Things", "Stuff"):
@@ -39,6 +40,10 @@ def overview(metrics: dict[str, Any], intervals: Intervals) -> str:
             f"{number(scores[key])}{_range(found.get(key), brackets=True)}</dd></div>"
             for key in ("sq", "rq")
         )
+        for name, key in (("PQ-dagger", "pq_dagger"), ("Boundary PQ", "boundary")):
+            value = (metrics["panoptic"].get(key) or {}).get(group)
+            value = value["pq"] if isinstance(value, dict) else value
+            rest += f"<div><dt>{name}</dt><dd>{number(value)}</dd></div>" if value is not None else ""
         tiles.append(
             f'<div class="tile"><h3>PQ, {group.lower()} ({scores["n"]} classes)</h3>'
             f'<div class="big" data-metric="{group}.pq" data-value="{scores["pq"]!r}">{number(scores["pq"])}</div>'
@@ -56,10 +61,11 @@ def overview(metrics: dict[str, Any], intervals: Intervals) -> str:
                 f'<div class="tile"><h3>{name}</h3><div class="big" data-metric="{key}" data-value="{values[key]!r}">'
                 f"{number(values[key])}</div>{meter(values[key], None)}<dl>{rest}</dl></div>"
             )
+    few = FEW if num_images < 30 else ""
     note = (
         '<p class="muted" style="margin-top:12px">In percent. PQ = SQ x RQ per class: SQ is the mean IoU of matched '
         "segments, RQ the F1 score of finding them. Intervals: bootstrap over images; they tell how far the number may "
-        "move with other images of this kind, not with another training run.</p>"
+        f"move with other images of this kind, not with another training run.{few}</p>"
     )
     return section("headline", "Overview", f'<div class="tiles">{"".join(tiles)}</div>', note)
 
@@ -91,12 +97,8 @@ def class_table(metrics: dict[str, Any], categories: CategorySet, intervals: Int
             f"{cell(s['tp'])}{cell(s['fp'])}{cell(s['fn'])}{cell(s['iou'])}</tr>"
         )
     head = ("Class", "Kind", "PQ", "95 % interval", "SQ", "RQ", "TP", "FP", "FN", "Sum of IoU")
-    return section(
-        "classes",
-        "Classes",
-        _filters("class-table"),
-        table("class-table", "PQ by class", head, rows, text=("Kind", "95 % interval"), tall=True),
-    )
+    shown = table("class-table", "PQ by class", head, rows, text=("Kind", "95 % interval"), tall=True)
+    return section("classes", "Classes", _filters("class-table"), shown)
 
 
 def _filters(target: str) -> str:
