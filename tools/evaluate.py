@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 import yaml
 
 from upsnet.config import Config, load_config, parse_config
+from upsnet.data.categories import CategorySet
 from upsnet.data.coco import PanopticJson
 from upsnet.data.loader import open_dataset
 from upsnet.engine import distributed
@@ -80,9 +82,9 @@ _Result = tuple[dict[str, Any], ReportCollector | None, Identity]
 
 
 def _score_files(args: argparse.Namespace) -> _Result:
-    report = None
-    if args.report:
-        report = ReportCollector(PanopticJson(args.gt, args.gt_dir).categories, overlay, args.report_images)
+    if args.images is not None and not args.images.is_dir():
+        raise FileNotFoundError(f"{args.images}: no such folder of photographs")
+    report = _collector(args, PanopticJson(args.gt, args.gt_dir).categories) if args.report else None
     metrics, reports = evaluate_files(
         args.gt, args.pred, args.gt_dir, args.pred_dir, report=report, image_dir=args.images
     )
@@ -113,9 +115,13 @@ def _score_model(args: argparse.Namespace) -> _Result | None:
         predictions = (
             args.output / "predictions" / "panoptic.json" if args.output and config.model.heads == "both" else None
         )
-        report = ReportCollector(dataset.categories, overlay, args.report_images) if args.report else None
+        report = _collector(args, dataset.categories) if args.report else None
         metrics = evaluate(model, dataset, config, device, predictions=predictions, report=report)
         return (metrics, report, _identity(args.checkpoint, config, device)) if distributed.rank() == 0 else None
+
+
+def _collector(args: argparse.Namespace, categories: CategorySet) -> ReportCollector:
+    return ReportCollector(categories, partial(overlay, label_fit=1.3), args.report_images)
 
 
 def _identity(path: Path, config: Config, device: torch.device) -> Identity:

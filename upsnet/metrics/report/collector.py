@@ -68,7 +68,7 @@ class ReportCollector:
 
     def __init__(self, categories: CategorySet, draw: Draw, num_pictures: int = 8) -> None:
         if num_pictures < 0:
-            raise ValueError(f"num_pictures {num_pictures}, expected 0 or more")
+            raise ValueError(f"num_pictures {num_pictures} (--report-images), expected 0 or more")
         self.categories, self.num_pictures = categories, num_pictures
         self.panels = PanelMaker(categories, draw, 2 * num_pictures)
         self.rows: dict[Any, ImageRow] = {}
@@ -93,7 +93,8 @@ class ReportCollector:
             key: of its own; file_name: to be shown.
             truth_map, truth, predicted_map, predicted: see `match_segments`.
             scores: [m], of the predicted segments, 0..1.
-            picture: gives the photograph, uint8 RGB of any size; only called for images that may be shown.
+            picture: gives the photograph, uint8 RGB, which is resized to the maps; only called for images that may be
+                shown.
             found: the maps' matching, where it is known already.
         """
         found = found or match_segments(truth_map, truth, predicted_map, predicted)

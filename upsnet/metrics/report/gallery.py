@@ -33,8 +33,8 @@ def images(collector: ReportCollector, stats: Statistics) -> str:
         "crowd. Click a picture to enlarge it; the arrow keys then change between the pictures of the image.</p>"
     )
     shots = [
-        f"<h3>{title}</h3>" + "".join(_shot(image, collector.rows[image.key]) for image in shown)
-        for title, shown in (("Worst", worst), ("Best", best))
+        f"<h3>The {len(shown)} {title}</h3>" + "".join(_shot(image, collector.rows[image.key]) for image in shown)
+        for title, shown in (("worst", worst), ("best", best))
         if shown
     ]
     return section("images", "Images", intro, *((note, legend(colors)) if shots else ()), *shots)
@@ -48,7 +48,7 @@ def _shot(image: Ranked, row: ImageRow) -> str:
     listed = ", ".join(f"{name} {int(n)}" for name, n in zip(CAUSES, causes.tolist(), strict=True) if n)
     panels = "".join(
         f'<button type="button" class="panel"><img loading="lazy" alt="{escape(f"{name}: {row.file_name}")}" '
-        f'src="data:image/webp;base64,{base64.b64encode(data).decode()}"><span>{escape(name)}</span></button>'
+        f'src="data:image/jpeg;base64,{base64.b64encode(data).decode()}"><span>{escape(name)}</span></button>'
         for name, data in image.panels.items()
     )
     facts = f"PQ {number(row.pq)}: {tp} found, {fn} missed, {fp} spurious." + (f" Causes: {listed}." if listed else "")

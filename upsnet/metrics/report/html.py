@@ -85,6 +85,7 @@ def table(
     rows: Iterable[str],
     *,
     text: Collection[str] = (),
+    falling: str | None = None,
     sortable: bool = True,
     tall: bool = False,
 ) -> str:
@@ -96,6 +97,7 @@ def table(
         head: column titles as text; the first column is that of the row headers.
         rows: `<tr>` elements.
         text: titles of columns that hold text.
+        falling: title of the column by which the rows are sorted already.
         sortable: by click on the titles.
         tall: with a limited height.
     """
@@ -103,7 +105,9 @@ def table(
     for title in head:
         kind = ' class="text"' if title in text else ""
         if sortable:
-            cells.append(f'<th scope="col"{kind} aria-sort="none"><button type="button">{escape(title)}</button></th>')
+            order = "descending" if title == falling else "none"
+            button = f'<button type="button">{escape(title)}</button>'
+            cells.append(f'<th scope="col"{kind} aria-sort="{order}">{button}</th>')
         else:
             cells.append(f'<th scope="col"{kind}>{escape(title)}</th>')
     kind, box = ("sortable" if sortable else "fixed"), ("scroll tall" if tall else "scroll")

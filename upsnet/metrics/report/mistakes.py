@@ -65,12 +65,10 @@ def error_causes(stats: Statistics, metrics: dict[str, Any], categories: Categor
         "Where the errors come from",
         lead,
         chart,
-        table("cause-table", "Errors by cause", head, rows, text=(_MEANING,)),
+        table("cause-table", "Errors by cause", head, rows, text=(_MEANING,), falling=head[1]),
         note,
         "<h3>By class</h3>",
-        table(
-            "error-table", "Errors by class and cause: FN + FP", _ERROR_HEAD, _error_rows(stats, categories), tall=True
-        ),
+        _by_class(stats, categories),
     )
 
 
@@ -78,7 +76,7 @@ _MEANING = "What it means"
 _ERROR_HEAD = ("Class", "Errors", "Shares", *(name.capitalize() for name in CAUSES))
 
 
-def _error_rows(stats: Statistics, categories: CategorySet) -> list[str]:
+def _by_class(stats: Statistics, categories: CategorySet) -> str:
     counts = stats.missed + stats.spurious
     rows = []
     for channel in np.argsort(-counts.sum(1), kind="stable").tolist():
@@ -92,7 +90,7 @@ def _error_rows(stats: Statistics, categories: CategorySet) -> list[str]:
                 f"{escape(category.name)}</th>{cell(total)}"
                 f'<td data-value="{total}">{stack(parts)}</td>{cells}</tr>'
             )
-    return rows
+    return table("error-table", "Errors by class and cause: FN + FP", _ERROR_HEAD, rows, falling="Errors", tall=True)
 
 
 def confusion(stats: Statistics, categories: CategorySet) -> str:
@@ -115,7 +113,7 @@ def confusion(stats: Statistics, categories: CategorySet) -> str:
         numbers = cell(int(off[t, p])) + cell(share, extra=bar(share), kind="pq")
         rows.append(f'<tr><th scope="row">{true}</th><td class="text">{guess}</td>{numbers}</tr>')
     head = ("True class", "Predicted as", "Segments", "Share, %")
-    listed = table("confusion-table", "Most frequent confusions", head, rows, text=head[1:2], tall=True)
+    listed = table("confusion-table", "Top confusions", head, rows, text=head[1:2], falling=head[2], tall=True)
     involved = off.sum(0) + off.sum(1)
     wanted = np.sort(np.argsort(-involved, kind="stable")[: min(MAX_HEAT, int((involved > 0).sum()))])
     return section(

@@ -87,12 +87,12 @@ def class_table(metrics: dict[str, Any], categories: CategorySet, intervals: Int
     for category in categories.categories:
         s = metrics["panoptic"]["per_class"][str(category.id)]
         seen = s["tp"] + s["fp"] + s["fn"] > 0
-        interval = _range(intervals.get(str(category.id), {}).get("pq"))
+        interval = intervals.get(str(category.id), {}).get("pq")
         rows.append(
             f'<tr data-kind="{_kind(category)}" data-seen="{int(seen)}" data-id="{category.id}">'
             f'<th scope="row" title="{escape(category.name)}">{class_swatch(category)}{escape(category.name)}</th>'
             f'<td class="text">{_kind(category)}</td>{cell(s["pq"], extra=bar(s["pq"]), kind="pq")}'
-            f'<td class="text muted">{interval}</td>'
+            f'<td class="text muted" data-value="{interval[0] if interval else -1.0}">{_range(interval)}</td>'
             f"{cell(s['sq'], extra=bar(s['sq']))}{cell(s['rq'], extra=bar(s['rq']))}"
             f"{cell(s['tp'])}{cell(s['fp'])}{cell(s['fn'])}{cell(s['iou'])}</tr>"
         )
