@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from upsnet.data.categories import CategorySet
 from upsnet.metrics.errors import NO_ERROR, Causes, find_causes
-from upsnet.metrics.panoptic_quality import IntArray, Matching, SegmentTable, match_segments
-from upsnet.metrics.report.pictures import Draw, PanelMaker, Picture
+from upsnet.metrics.panoptic_quality import Matching, SegmentTable, match_segments
+from upsnet.metrics.report.pictures import Draw, IntArray, PanelMaker, Picture
 
 TRUTH = np.dtype([("kind", "i2"), ("area", "i4"), ("cause", "i1"), ("iou", "f8"), ("seen_as", "i2")])
 """A true segment that is no crowd: its class, area, cause of a miss, IoU with its match (0 without), and the class of

@@ -33,8 +33,8 @@ def images(collector: ReportCollector, stats: Statistics) -> str:
         "crowd. Click a picture to enlarge it; the arrow keys then change between the pictures of the image.</p>"
     )
     shots = [
-        f"<h3>The {len(shown)} {title}</h3>" + "".join(_shot(image, collector.rows[image.key]) for image in shown)
-        for title, shown in (("worst", worst), ("best", best))
+        f"<h3>{title} ({len(shown)})</h3>" + "".join(_shot(image, collector.rows[image.key]) for image in shown)
+        for title, shown in (("Worst images", worst), ("Best images", best))
         if shown
     ]
     return section("images", "Images", intro, *((note, legend(colors)) if shots else ()), *shots)

@@ -53,8 +53,8 @@ def error_causes(stats: Statistics, metrics: dict[str, Any], categories: Categor
         )
     note = (
         '<p class="muted">Each error has one cause, the first that holds in the order wrong class, split, merge, poor '
-        "mask, void, missed or spurious. Mended: the true segments count as found, as well as the class is found on "
-        "average, and the spurious predictions are gone. Gains do not add up.</p>"
+        "mask, void, missed or spurious. Mended: each of its true segments counts as a match with the mean IoU of its "
+        "class, and its spurious predictions are gone. Gains do not add up.</p>"
     )
     parts = [(name, int(count)) for name, count in zip(CAUSES, both.tolist(), strict=True)]
     chart = stack(parts, large=True) + legend(

@@ -14,10 +14,11 @@ from PIL import Image
 from upsnet.data.categories import CategorySet
 from upsnet.data.predictions import list_segments
 from upsnet.metrics.errors import CAUSES, Causes
-from upsnet.metrics.panoptic_quality import IntArray, Matching
+from upsnet.metrics.panoptic_quality import Matching
 from upsnet.structures import PanopticPrediction
 
 Picture = npt.NDArray[np.uint8]
+IntArray = npt.NDArray[np.integer]
 Draw = Callable[[Picture, PanopticPrediction, CategorySet], Picture]
 
 MAX_SIDE = 640
