@@ -15,7 +15,7 @@ from upsnet.data.shapes import CATEGORIES, Shapes
 from upsnet.inference.visualize import overlay
 from upsnet.metrics.errors import CAUSES, find_causes
 from upsnet.metrics.panoptic_quality import PanopticQuality, SegmentTable, match_segments
-from upsnet.metrics.report.collector import ReportCollector
+from upsnet.metrics.report.collector import ImagePair, ImageRow, ReportCollector
 from upsnet.metrics.report.page import Identity, render
 from upsnet.metrics.report.pictures import EDGE_COLOR, encode, error_map
 from upsnet.metrics.report.statistics import intervals, quality, summarize
@@ -50,7 +50,8 @@ def collect(num_images=6, categories=CATEGORIES, num_pictures=2, pictures=True, 
         truth = SegmentTable.of(sample.classes, sample.is_crowd)
         ids, predicted, scores = flawed(sample, np.random.default_rng(index))
         picture = partial(np.asarray, sample.image) if pictures else None
-        collector.update(index, f"{index}{EVIL}.png", sample.segment_map, truth, ids, predicted, scores, picture)
+        pair = ImagePair(sample.segment_map, truth, ids, predicted, scores, picture)
+        collector.update(index, f"{index}{EVIL}.png", pair)
         meter.update(index, sample.segment_map, truth, ids, predicted)
     return collector, {"panoptic": meter.compute(), "semantic": None, "instance": None}
 
@@ -146,7 +147,7 @@ def test_few_images_classes_or_no_scores_still_make_a_page(images, classes):
     collector, meter = ReportCollector(categories, overlay, 2), PanopticQuality(categories)
     for key in images:
         ids, table = np.ones((9, 12), dtype=np.int32), SegmentTable.of([0])
-        collector.update(key, "a.png", ids, table, ids, table)
+        collector.update(key, "a.png", ImagePair(ids, table, ids, table))
         meter.update(key, ids, table, ids, table)
     text = page(collector, {"panoptic": meter.compute(), "semantic": None, "instance": None})
     assert not Outline(text).open
@@ -159,7 +160,7 @@ def test_a_page_with_many_pictures_of_noise_stays_below_ten_megabytes():
     assert all(len(encode(picture, 20_000)) <= 20_000 for picture in noise)
     collector = ReportCollector(CATEGORIES, overlay, 20)
     ids, table = rng.integers(0, 8, (400, 640)), SegmentTable.of(np.arange(7))
-    collector.update(0, "0.png", ids, table, ids[::-1], table, picture=lambda: noise[0])
+    collector.update(0, "0.png", ImagePair(ids, table, ids[::-1], table, picture=lambda: noise[0]))
     sizes = [len(data) for data in collector.worst[0].panels.values()]
     assert len(sizes) == 4
     assert 40 * sum(sizes) * 4 / 3 < 9.5e6
@@ -178,6 +179,27 @@ def test_worst_and_best_are_kept_in_order_and_pictures_made_only_for_them():
     none, _ = collect(num_images=3, num_pictures=0, pictures=False)
     assert none.shown() == ([], [])
     assert "data:image" not in page(*collect(num_images=3, num_pictures=0))
+
+
+def test_pictures_made_in_a_second_pass_are_the_same():
+    at_once, _ = collect(num_images=9)
+    later, asked = ReportCollector(CATEGORIES, overlay, 2), []
+
+    def read(key):
+        asked.append(key)
+        sample = Shapes(9, (48, 64))[key]
+        ids, predicted, scores = flawed(sample, np.random.default_rng(key))
+        truth = SegmentTable.of(sample.classes, sample.is_crowd)
+        return ImagePair(sample.segment_map, truth, ids, predicted, scores, lambda: sample.image)
+
+    for key, row in at_once.rows.items():
+        pair = read(key)
+        found = match_segments(pair.truth_map, pair.truth, pair.predicted_map, pair.predicted)
+        later.add(key, ImageRow.of(row.file_name, found, pair.scores))
+    asked.clear()
+    later.illustrate(read)
+    assert later.shown() == at_once.shown()
+    assert len(asked) == 4
 
 
 def test_any_split_over_processes_gives_the_same_page():

@@ -19,7 +19,7 @@ from upsnet.data.targets import semantic_truth
 from upsnet.engine import distributed
 from upsnet.metrics.instance_ap import InstanceAP
 from upsnet.metrics.panoptic_quality import PanopticQuality, SegmentTable
-from upsnet.metrics.report.collector import ReportCollector
+from upsnet.metrics.report.collector import ImagePair, ReportCollector
 from upsnet.metrics.semantic_iou import SemanticIoU
 from upsnet.models.upsnet import UPSNet
 from upsnet.ops.boxes import scale_boxes
@@ -76,9 +76,7 @@ class _Meters:
 
 def _add_to_report(report: ReportCollector, batch: PanopticBatch, output: PanopticOutput) -> None:
     for row, truth in enumerate(batch.truths):
-        report.update(
-            truth.image_id,
-            truth.file_name,
+        pair = ImagePair(
             truth.segment_map,
             SegmentTable.of(truth.classes, truth.is_crowd),
             output.segment_ids[row].cpu().numpy(),
@@ -86,6 +84,7 @@ def _add_to_report(report: ReportCollector, batch: PanopticBatch, output: Panopt
             output.segment_scores[row].cpu().numpy(),
             partial(_picture, batch, row),
         )
+        report.update(truth.image_id, truth.file_name, pair)
 
 
 def _picture(batch: PanopticBatch, row: int) -> np.ndarray:

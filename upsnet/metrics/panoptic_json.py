@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from tqdm import tqdm
 
 from upsnet.data.coco import PanopticJson
 from upsnet.files import read_image
-from upsnet.metrics.panoptic_quality import PanopticQuality, SegmentTable
-from upsnet.metrics.report.collector import ReportCollector
+from upsnet.metrics.panoptic_quality import PanopticQuality, SegmentTable, match_segments
+from upsnet.metrics.report.collector import ImagePair, ImageRow, ReportCollector
 
 
 def evaluate_files(
@@ -74,8 +75,27 @@ def evaluate_files(
         except ValueError as error:
             raise ValueError(f"{predicted.png_dir / predicted.annotations[image_id]['file_name']}: {error}") from None
         if report is not None:
-            name = truth.images[image_id]["file_name"]
-            picture = None if image_dir is None else partial(read_image, image_dir / name, apply_exif=False)
-            scores = np.array([row.get("score", np.nan) for row in rows], dtype=np.float64)
-            report.update(image_id, name, maps[0], tables[0], maps[1], tables[1], scores, picture)
+            found = match_segments(maps[0], tables[0], maps[1], tables[1])
+            report.add(image_id, ImageRow.of(truth.images[image_id]["file_name"], found, _scores(predicted, image_id)))
+    if report is not None:
+        report.illustrate(partial(_read_pair, truth, predicted, image_dir))
     return {"panoptic": quality.compute(), "semantic": None, "instance": None}, reports
+
+
+def _scores(predicted: PanopticJson, image_id: int | str) -> npt.NDArray[np.float64]:
+    rows = predicted.annotations[image_id]["segments_info"]
+    return np.array([row.get("score", np.nan) for row in rows], dtype=np.float64)
+
+
+def _read_pair(truth: PanopticJson, predicted: PanopticJson, image_dir: Path | None, image_id: int | str) -> ImagePair:
+    """Reads an image again, for the pictures of the report."""
+    tables = [SegmentTable.of(*truth.segments(image_id)[:2]), SegmentTable.of(predicted.segments(image_id)[0])]
+    name = truth.images[image_id]["file_name"]
+    return ImagePair(
+        truth.segment_map(image_id),
+        tables[0],
+        predicted.segment_map(image_id),
+        tables[1],
+        _scores(predicted, image_id),
+        None if image_dir is None else partial(read_image, image_dir / name, apply_exif=False),
+    )

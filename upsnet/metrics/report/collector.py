@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,12 @@ class ImageRow:
     truth: npt.NDArray[Any]
     predicted: npt.NDArray[Any]
 
+    @classmethod
+    def of(cls, file_name: str, found: Matching, scores: npt.NDArray[np.floating] | None = None) -> ImageRow:
+        """Describes a matched image; `scores` [m], 0..1, NaN where there is none."""
+        causes = find_causes(found)
+        return cls(file_name, _truth_rows(found, causes), _predicted_rows(found, causes, scores))
+
     @property
     def counts(self) -> tuple[int, int, int]:
         """TP, FP, FN."""
@@ -44,9 +50,27 @@ class ImageRow:
         return 100 * float(self.truth["iou"].sum()) / (tp + fp / 2 + fn / 2) if tp + fp + fn else None
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
+class ImagePair:
+    """What the pictures of an image are made of.
+
+    Attributes:
+        truth_map, truth, predicted_map, predicted: see `match_segments`.
+        scores: [m], of the predicted segments, 0..1, or None.
+        picture: gives the photograph, uint8 RGB, which is resized to the maps; or None.
+    """
+
+    truth_map: IntArray
+    truth: SegmentTable
+    predicted_map: IntArray
+    predicted: SegmentTable
+    scores: npt.NDArray[np.floating] | None = None
+    picture: Callable[[], Picture] | None = None
+
+
+@dataclass(frozen=True)
 class Ranked:
-    """An image among the worst or the best: lowest first in the order of `rank`."""
+    """An image among the worst or the best: lowest first in the order of `rank`; without panels until they are made."""
 
     rank: tuple[float, float, str]
     key: Any
@@ -75,50 +99,53 @@ class ReportCollector:
         self.worst: list[Ranked] = []
         self.best: list[Ranked] = []
 
-    def update(
-        self,
-        key: Any,
-        file_name: str,
-        truth_map: IntArray,
-        truth: SegmentTable,
-        predicted_map: IntArray,
-        predicted: SegmentTable,
-        scores: npt.NDArray[np.floating] | None = None,
-        picture: Callable[[], Picture] | None = None,
-        found: Matching | None = None,
-    ) -> None:
-        """Adds one image.
+    def update(self, key: Any, file_name: str, pair: ImagePair, found: Matching | None = None) -> None:
+        """Adds one image, and makes its pictures at once if it is among the worst or the best so far.
 
         Args:
             key: of its own; file_name: to be shown.
-            truth_map, truth, predicted_map, predicted: see `match_segments`.
-            scores: [m], of the predicted segments, 0..1.
-            picture: gives the photograph, uint8 RGB, which is resized to the maps; only called for images that may be
-                shown.
-            found: the maps' matching, where it is known already.
+            pair: its maps.
+            found: their matching, where it is known already.
         """
-        found = found or match_segments(truth_map, truth, predicted_map, predicted)
-        causes = find_causes(found)
-        row = ImageRow(file_name, _truth_rows(found, causes), _predicted_rows(found, causes, scores))
+        found = found or match_segments(pair.truth_map, pair.truth, pair.predicted_map, pair.predicted)
+        self._place(key, ImageRow.of(file_name, found, pair.scores), lambda: self._panels(pair, found))
+
+    def add(self, key: Any, row: ImageRow) -> None:
+        """Adds one image whose pictures `illustrate` may make."""
+        self._place(key, row, dict)
+
+    def illustrate(self, read: Callable[[Any], ImagePair]) -> None:
+        """Makes the missing pictures of the images to show.
+
+        Args:
+            read: gives the maps of a key.
+        """
+        for shown in (self.worst, self.best):
+            for place, image in enumerate(shown):
+                if not image.panels:
+                    pair = read(image.key)
+                    found = match_segments(pair.truth_map, pair.truth, pair.predicted_map, pair.predicted)
+                    shown[place] = replace(image, panels=self._panels(pair, found))
+
+    def _panels(self, pair: ImagePair, found: Matching) -> dict[str, bytes]:
+        image = pair.picture() if pair.picture is not None else None
+        return self.panels.make(image, pair.truth_map, pair.predicted_map, pair.scores, found, find_causes(found))
+
+    def _place(self, key: Any, row: ImageRow, draw: Callable[[], dict[str, bytes]]) -> None:
+        """Keeps the row, and the image if it is among the worst or the best."""
         self.rows[key] = row
-        pq = row.pq
-        if pq is None:
+        if row.pq is None:
             return
         tp, fp, fn = row.counts
-        worst, best = (pq, -float(fp + fn), str(key)), (-pq, -float(tp), str(key))
-        ranks = [r for r, shown in ((worst, self.worst), (best, self.best)) if self._is_wanted(shown, r)]
-        if ranks:
-            image = picture() if picture is not None else None
-            panels = self.panels.make(image, truth_map, predicted_map, scores, found, causes)
-            for rank in ranks:
-                self._insert(self.worst if rank is worst else self.best, Ranked(rank, key, panels))
+        worst, best = (row.pq, -float(fp + fn), str(key)), (-row.pq, -float(tp), str(key))
+        places = [(r, s) for r, s in ((worst, self.worst), (best, self.best)) if self._is_wanted(s, r)]
+        panels = draw() if places else {}
+        for rank, shown in places:
+            bisect.insort(shown, Ranked(rank, key, panels), key=lambda r: r.rank)
+            del shown[self.num_pictures :]
 
     def _is_wanted(self, shown: list[Ranked], rank: tuple[float, float, str]) -> bool:
         return len(shown) < self.num_pictures or (self.num_pictures > 0 and rank < shown[-1].rank)
-
-    def _insert(self, shown: list[Ranked], image: Ranked) -> None:
-        bisect.insort(shown, image, key=lambda r: r.rank)
-        del shown[self.num_pictures :]
 
     def merge(self, parts: Sequence[ReportCollector]) -> None:
         """Takes the images of other collectors, for example of all processes; those it has already stay once."""
