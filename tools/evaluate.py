@@ -3,6 +3,10 @@
 
 python tools/evaluate.py --checkpoint runs/demo/model.pt --output runs/demo/evaluation
 python tools/evaluate.py --gt panoptic_val2017.json --pred predictions.json --output out --report --images val2017
+
+With --gt and --pred, files that contradict each other are reported, and count so: an image without a usable prediction
+has all its segments missed; an id that the JSON lacks and a segment of an unknown category are void; where an area in
+the JSON is not the number of pixels, the pixels count.
 """
 
 from __future__ import annotations
@@ -19,7 +23,6 @@ import yaml
 
 from upsnet.config import Config, load_config, parse_config
 from upsnet.data.categories import CategorySet
-from upsnet.data.coco import PanopticJson
 from upsnet.data.loader import open_dataset
 from upsnet.engine import distributed
 from upsnet.engine.checkpoint import load_checkpoint
@@ -28,11 +31,11 @@ from upsnet.engine.logging import flatten
 from upsnet.errors import run_tool
 from upsnet.files import write_json
 from upsnet.inference.visualize import overlay
-from upsnet.metrics.panoptic_json import evaluate_files
+from upsnet.metrics.panoptic_json import score_files
 from upsnet.metrics.report.collector import ReportCollector
 from upsnet.metrics.report.page import Identity, digest, write_report
 
-SHOWN_REPORTS = 10
+SHOWN_PROBLEMS = 10
 
 
 def main() -> None:
@@ -47,7 +50,13 @@ def main() -> None:
     parser.add_argument("--pred", type=Path, help="COCO-panoptic JSON of the predictions (with --gt)")
     parser.add_argument("--gt-dir", type=Path, help="PNGs of the truth (default: --gt without .json)")
     parser.add_argument("--pred-dir", type=Path, help="PNGs of the predictions (default: --pred without .json)")
-    parser.add_argument("--output", type=Path, help="folder for metrics.json and, with a model, predictions/")
+    parser.add_argument("--instances", type=Path, help="COCO instances for AP (default: things of the panoptic truth)")
+    parser.add_argument("--strict", action="store_true", help="the first contradiction in the files is an error")
+    parser.add_argument("--workers", type=int, help="processes that read files (default: one per core)")
+    parser.add_argument("--boundary", action="store_true", help="also Boundary PQ")
+    parser.add_argument(
+        "--output", type=Path, help="folder for metrics.json and predictions/ (a model) or per_image.json (files)"
+    )
     parser.add_argument("--report", action="store_true", help="also write report.html into --output")
     parser.add_argument("--images", type=Path, help="with --gt and --report: folder of the photographs")
     parser.add_argument(
@@ -59,8 +68,11 @@ def main() -> None:
         parser.error("--gt and --pred go together")
     if args.gt is not None and (args.config or args.overrides):
         parser.error("--config and key=value need --checkpoint")
-    if args.gt is None and (args.gt_dir or args.pred_dir):
-        parser.error("--gt-dir and --pred-dir need --gt and --pred")
+    of_files = (args.gt_dir, args.pred_dir, args.instances, args.strict, args.workers)
+    if args.gt is None and any(of_files):
+        parser.error("--gt-dir, --pred-dir, --instances, --strict and --workers need --gt and --pred")
+    if args.workers is not None and args.workers < 1:
+        parser.error(f"--workers is {args.workers}, expected 1 or more")
     if args.report and args.output is None:
         parser.error("--report needs --output")
     if args.images and not (args.report and args.gt):
@@ -84,18 +96,20 @@ _Result = tuple[dict[str, Any], ReportCollector | None, Identity]
 def _score_files(args: argparse.Namespace) -> _Result:
     if args.images is not None and not args.images.is_dir():
         raise FileNotFoundError(f"{args.images}: no such folder of photographs")
-    report = _collector(args, PanopticJson(args.gt, args.gt_dir).categories) if args.report else None
-    metrics, reports = evaluate_files(
-        args.gt, args.pred, args.gt_dir, args.pred_dir, report=report, image_dir=args.images
-    )
-    for line in reports[:SHOWN_REPORTS]:
+    options = {"instances": args.instances, "boundary": args.boundary, "strict": args.strict, "workers": args.workers}
+    options |= {"report": partial(_collector, args) if args.report else None, "image_dir": args.images}
+    scores = score_files(args.gt, args.pred, args.gt_dir, args.pred_dir, **options)
+    for line in scores.problems[:SHOWN_PROBLEMS]:
         print(f"warning: {line}", file=sys.stderr)
-    if len(reports) > SHOWN_REPORTS:
-        print(f"warning: {len(reports) - SHOWN_REPORTS} more areas disagree with the pixels", file=sys.stderr)
+    if len(scores.problems) > SHOWN_PROBLEMS:
+        print(f"warning: {len(scores.problems) - SHOWN_PROBLEMS} more contradictions in the files", file=sys.stderr)
+    if args.output is not None:
+        write_json(args.output / "per_image.json", scores.panoptic.per_image())
     facts = [("Truth", str(args.gt)), ("Predictions", str(args.pred))]
-    if report is not None:
+    if args.report:
         facts += [("SHA-256 of the two", f"{digest(args.gt)}, {digest(args.pred)}")]
-    return metrics, report, Identity("/".join(args.pred.absolute().parts[-2:]), facts)
+        facts += [("Contradictions in the files", str(len(scores.problems)))]
+    return scores.metrics(), scores.report, Identity("/".join(args.pred.absolute().parts[-2:]), facts)
 
 
 def _score_model(args: argparse.Namespace) -> _Result | None:
@@ -116,7 +130,9 @@ def _score_model(args: argparse.Namespace) -> _Result | None:
             args.output / "predictions" / "panoptic.json" if args.output and config.model.heads == "both" else None
         )
         report = _collector(args, dataset.categories) if args.report else None
-        metrics = evaluate(model, dataset, config, device, predictions=predictions, report=report)
+        metrics = evaluate(
+            model, dataset, config, device, predictions=predictions, boundary=args.boundary, report=report
+        )
         return (metrics, report, _identity(args.checkpoint, config, device)) if distributed.rank() == 0 else None
 
 

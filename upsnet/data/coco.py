@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from upsnet.data.categories import CategorySet
-from upsnet.data.panoptic_png import read_panoptic_png
+from upsnet.data.panoptic_png import MAX_ID, read_panoptic_png
 from upsnet.files import read_image, read_json
+from upsnet.ops.id_maps import rows_of_ids
 from upsnet.structures import Sample
 
 
@@ -22,6 +23,9 @@ class PanopticJson:
         png_dir: folder of its PNGs; by default the JSON's path without `.json`.
         categories: the classes to use instead of the file's own.
         images: the image rows to use instead of the file's own; annotations of other images are left aside.
+        problems: if given, faults of single annotations are added to it instead of raised, and the reader goes on: a
+            segment of an unknown category stays in its row, a segment with a bad id and a second annotation of an
+            image leave, as does an annotation without its fields.
 
     Attributes:
         annotations: image id -> annotation row; images: image id -> image row.
@@ -36,8 +40,10 @@ class PanopticJson:
         png_dir: Path | None = None,
         categories: CategorySet | None = None,
         images: dict[int | str, dict[str, Any]] | None = None,
+        problems: list[str] | None = None,
     ) -> None:
         self.path = path
+        self._problems = problems
         self.png_dir = png_dir or path.with_suffix("")
         document = read_json(path)
         needed = {"annotations": True, "images": images is None, "categories": categories is None}
@@ -54,31 +60,43 @@ class PanopticJson:
         for row in document["annotations"]:
             if images is not None and row.get("image_id") not in images:
                 continue
-            self._check(row)
-            self.annotations[row["image_id"]] = row
+            if self._check(row):
+                self.annotations[row["image_id"]] = row
         if not self.png_dir.is_dir():
             raise FileNotFoundError(f"{self.png_dir}: no such folder of panoptic PNGs (for {path})")
 
-    def _check(self, row: dict[str, Any]) -> None:
+    def _fault(self, text: str) -> None:
+        if self._problems is None:
+            raise ValueError(f"{self.path}: {text}")
+        self._problems.append(f"{self.path}: {text}")
+
+    def _check(self, row: dict[str, Any]) -> bool:
+        """Whether an annotation can be used; takes bad segments out of it."""
         name = row.get("file_name", row.get("image_id"))
         if row.get("image_id") not in self.images or "file_name" not in row or "segments_info" not in row:
-            raise ValueError(
-                f"{self.path}: annotation {name!r} needs file_name, segments_info and an image_id of 'images'"
-            )
+            self._fault(f"annotation {name!r} needs file_name, segments_info and an image_id of 'images'")
+            return False
         if row["image_id"] in self.annotations:
-            raise ValueError(f"{self.path}: image {row['image_id']} has two annotations, expected one")
-        seen = {0}
+            self._fault(f"image {row['image_id']} has two annotations, expected one")
+            return False
+        seen, kept = {0}, []
         for segment in row["segments_info"]:
-            if segment.get("category_id") not in self.categories.channels:
-                raise ValueError(
-                    f"{self.path}: segment {segment.get('id')} of {name!r} has "
-                    f"category_id {segment.get('category_id')}, not among the {len(self.categories)} categories"
+            number, category = segment.get("id"), segment.get("category_id")
+            if category not in self.categories.channels:
+                self._fault(
+                    f"segment {number} of {name!r} has "
+                    f"category_id {category}, not among the {len(self.categories)} categories"
                 )
-            if segment.get("id", 0) in seen:
-                raise ValueError(
-                    f"{self.path}: segment id {segment.get('id')} of {name!r} is missing, 0 (void) or stands twice"
+            if not isinstance(number, int) or number in seen or not 0 < number <= MAX_ID:
+                self._fault(
+                    f"segment id {number} of {name!r} is missing, stands twice, or is not 1 to {MAX_ID} (0 is void)"
                 )
-            seen.add(segment["id"])
+                continue
+            seen.add(number)
+            kept.append(segment)
+        if len(kept) < len(row["segments_info"]):
+            row["segments_info"] = kept
+        return True
 
     def segments(
         self, image_id: int | str
@@ -97,17 +115,14 @@ class PanopticJson:
         annotation = self.annotations[image_id]
         path = self.png_dir / annotation["file_name"]
         ids = read_panoptic_png(path)
-        known = np.array([0] + [row["id"] for row in annotation["segments_info"]], dtype=np.int64)
-        order = np.argsort(known)
-        position = np.searchsorted(known[order], ids).clip(max=len(known) - 1)
-        dense = order[position]
-        wrong = known[dense] != ids
-        if wrong.any():
-            listed = ", ".join(str(i) for i in np.unique(ids[wrong])[:5])
+        rows = rows_of_ids(ids, np.array([0] + [row["id"] for row in annotation["segments_info"]]))
+        if not rows.all():
+            listed = ", ".join(str(i) for i in np.unique(ids[rows == 0])[:5])
             raise ValueError(
                 f"{path}: segment id {listed} is not in {self.path}, expected every id of the PNG (but 0) there"
             )
-        return dense.astype(np.int32)
+        rows -= 1
+        return rows
 
 
 class CocoPanoptic:

@@ -36,9 +36,9 @@ class _Meters:
     instance: InstanceAP | None
 
     @classmethod
-    def of(cls, heads: str, categories: CategorySet, *, with_instances: bool) -> _Meters:
+    def of(cls, heads: str, categories: CategorySet, *, with_instances: bool, boundary: bool) -> _Meters:
         return cls(
-            PanopticQuality(categories) if heads == "both" else None,
+            PanopticQuality(categories, boundary=boundary) if heads == "both" else None,
             SemanticIoU(categories) if heads != "instance" else None,
             InstanceAP(categories) if heads != "semantic" and with_instances else None,
         )
@@ -48,8 +48,10 @@ class _Meters:
             if self.panoptic is not None:
                 segments = SegmentTable.of(truth.classes, truth.is_crowd)
                 predicted = SegmentTable.of(output.segment_classes[row].cpu())
-                ids = output.segment_ids[row].cpu().numpy()
-                self.panoptic.update(truth.image_id, truth.segment_map, segments, ids, predicted)
+                ids = output.segment_ids[row]  # counted where it is; the truth goes there
+                truth_map = torch.from_numpy(truth.segment_map).to(ids.device)
+                maps = (truth_map, ids) if ids.is_cuda else (truth.segment_map, ids.numpy())
+                self.panoptic.update(truth.image_id, maps[0], segments, maps[1], predicted)
             if self.semantic is not None and output.semantic is not None:
                 self.semantic.update(semantic_truth(truth), output.semantic[row].cpu().numpy())
             if self.instance is not None and output.instances is not None:
@@ -59,13 +61,11 @@ class _Meters:
     def merge(self) -> None:
         """Brings the rows of all processes together."""
         if self.panoptic is not None:
-            self.panoptic.rows = {k: v for rows in distributed.gather(self.panoptic.rows) for k, v in rows.items()}
+            self.panoptic.merge(distributed.gather(self.panoptic.rows))
         if self.semantic is not None:
             self.semantic.confusion = np.sum(distributed.gather(self.semantic.confusion), axis=0)
         if self.instance is not None:
-            for name in ("images", "truth", "detections"):
-                parts = distributed.gather(getattr(self.instance, name))
-                setattr(self.instance, name, [row for part in parts for row in part])
+            self.instance.merge(distributed.gather(self.instance.rows))
 
     def compute(self) -> dict[str, Any]:
         return {
@@ -114,6 +114,7 @@ def evaluate(
     *,
     predictions: Path | None = None,
     report: ReportCollector | None = None,
+    boundary: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Scores a model.
@@ -125,12 +126,15 @@ def evaluate(
         device: to run on.
         predictions: JSON to write COCO-panoptic predictions to; the PNGs go into the folder of its name.
         report: takes every image; at the end it holds those of all processes.
+        boundary: find Boundary PQ, too.
         progress: show a bar.
 
     Returns:
         The contents of `metrics.json`; sections that do not apply are None.
     """
-    meters = _Meters.of(config.model.heads, dataset.categories, with_instances=config.evaluate.instance)
+    meters = _Meters.of(
+        config.model.heads, dataset.categories, with_instances=config.evaluate.instance, boundary=boundary
+    )
     writer = PanopticWriter(predictions, dataset.categories) if predictions else None
     rank, world_size = distributed.rank(), distributed.world_size()
     loader = test_loader(dataset, config.data, batch_size=config.evaluate.batch_size, rank=rank, world_size=world_size)
