@@ -15,6 +15,11 @@ def number(value: float | None, digits: int = 1) -> str:
     return DASH if value is None else f"{value:,.{digits}f}"
 
 
+def plural(count: int, one: str, many: str) -> str:
+    """A count with its noun."""
+    return f"{count:,} {one if count == 1 else many}"
+
+
 def no_cell() -> str:
     """The cell of a number that does not exist; it sorts below all."""
     return f'<td class="num" data-value="-1">{DASH}</td>'

@@ -20,7 +20,7 @@ from typing import Any
 from upsnet.files import atomic_path
 from upsnet.metrics.report import gallery, mistakes, sections
 from upsnet.metrics.report.collector import ReportCollector
-from upsnet.metrics.report.html import section
+from upsnet.metrics.report.html import plural, section
 from upsnet.metrics.report.statistics import intervals, summarize
 from upsnet.version import __version__
 
@@ -90,7 +90,8 @@ def render(collector: ReportCollector, metrics: dict[str, Any], identity: Identi
     )
     files = resources.files("upsnet.metrics.report")
     text = {name: (files / name).read_text() for name in ("template.html", "style.css", "script.js")}
-    subtitle = f"{len(collector.rows):,} images, {len(collector.categories)} classes, {identity.facts[0][1]}"
+    counts = plural(len(collector.rows), "image", "images"), plural(len(collector.categories), "class", "classes")
+    subtitle = f"{', '.join(counts)}, {identity.facts[0][1]}"
     return Template(text["template.html"]).substitute(
         title=escape(identity.title),
         subtitle=escape(subtitle),

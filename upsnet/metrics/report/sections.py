@@ -18,6 +18,7 @@ from upsnet.metrics.report.html import (
     meter,
     no_cell,
     number,
+    plural,
     section,
     table,
 )
@@ -45,7 +46,7 @@ def overview(metrics: dict[str, Any], intervals: Intervals, num_images: int) -> 
             value = value["pq"] if isinstance(value, dict) else value
             rest += f"<div><dt>{name}</dt><dd>{number(value)}</dd></div>" if value is not None else ""
         tiles.append(
-            f'<div class="tile"><h3>PQ, {group.lower()} ({scores["n"]} classes)</h3>'
+            f'<div class="tile"><h3>PQ, {group.lower()} ({plural(scores["n"], "class", "classes")})</h3>'
             f'<div class="big" data-metric="{group}.pq" data-value="{scores["pq"]!r}">{number(scores["pq"])}</div>'
             f'<div class="range">95 % interval {_range(found.get("pq")) or "needs two images"}</div>'
             f"{meter(scores['pq'], found.get('pq'))}<dl>{rest}</dl></div>"
