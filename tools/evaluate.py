@@ -82,8 +82,6 @@ _Result = tuple[dict[str, Any], ReportCollector | None, Identity]
 
 
 def _score_files(args: argparse.Namespace) -> _Result:
-    if args.images is not None and not args.images.is_dir():
-        raise FileNotFoundError(f"{args.images}: no such folder of photographs")
     report = _collector(args, PanopticJson(args.gt, args.gt_dir).categories) if args.report else None
     metrics, reports = evaluate_files(
         args.gt, args.pred, args.gt_dir, args.pred_dir, report=report, image_dir=args.images

@@ -43,6 +43,8 @@ def evaluate_files(
             the message names the file.
     """
     truth = PanopticJson(truth_json, truth_dir)
+    if image_dir is not None:
+        _require_photographs(truth, image_dir)
     predicted = PanopticJson(predicted_json, predicted_dir, truth.categories, truth.images)
     missing = [row["file_name"] for image_id, row in truth.annotations.items() if image_id not in predicted.annotations]
     if missing:
@@ -99,3 +101,11 @@ def _read_pair(truth: PanopticJson, predicted: PanopticJson, image_dir: Path | N
         _scores(predicted, image_id),
         None if image_dir is None else partial(read_image, image_dir / name, apply_exif=False),
     )
+
+
+def _require_photographs(truth: PanopticJson, folder: Path) -> None:
+    """Asks before the long work, not after it."""
+    names = [row["file_name"] for row in truth.images.values() if row["id"] in truth.annotations]
+    absent = [name for name in names if not (folder / name).is_file()]
+    if absent:
+        raise FileNotFoundError(f"{folder / absent[0]}: no such photograph ({len(absent)} of {len(names)} are missing)")
