@@ -94,8 +94,6 @@ _Result = tuple[dict[str, Any], ReportCollector | None, Identity]
 
 
 def _score_files(args: argparse.Namespace) -> _Result:
-    if args.images is not None and not args.images.is_dir():
-        raise FileNotFoundError(f"{args.images}: no such folder of photographs")
     options = {"instances": args.instances, "boundary": args.boundary, "strict": args.strict, "workers": args.workers}
     options |= {"report": partial(_collector, args) if args.report else None, "image_dir": args.images}
     scores = score_files(args.gt, args.pred, args.gt_dir, args.pred_dir, **options)

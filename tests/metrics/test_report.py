@@ -275,6 +275,9 @@ def test_the_command_line_writes_the_report_of_files_and_of_a_model(run_tool, ch
     assert code == 0, err
     text = (tmp_path / "files" / "report.html").read_text()
     assert text.count('src="data:image/jpeg') == 2 * 4
+    code, _, err = run_tool("evaluate", *arguments, "--images", tmp_path)
+    assert code == 2
+    assert "000000.png: no such photograph (3 of 3 are missing)" in err
     code, _, err = run_tool("evaluate", *arguments)
     assert code == 0, err
     assert "<span>Photograph</span>" not in (tmp_path / "files" / "report.html").read_text()

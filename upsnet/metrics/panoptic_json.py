@@ -106,6 +106,8 @@ def score_files(
     """
     problems: list[str] = []
     truth = PanopticJson(truth_json, truth_dir)
+    if image_dir is not None:
+        _require_photographs(truth, image_dir)
     predicted = PanopticJson(predicted_json, predicted_dir, truth.categories, truth.images, problems)
     problems += _missing(truth, predicted)
     scored = _things_with_scores(predicted)
@@ -185,3 +187,11 @@ def _things_with_scores(predicted: PanopticJson) -> list[bool]:
     things = {category.id for category in categories.categories if category.is_thing}
     rows = (row for annotation in predicted.annotations.values() for row in annotation["segments_info"])
     return ["score" in row for row in rows if row["category_id"] in things]
+
+
+def _require_photographs(truth: PanopticJson, folder: Path) -> None:
+    """Asks before the long work, not after it."""
+    names = [row["file_name"] for row in truth.images.values() if row["id"] in truth.annotations]
+    absent = [name for name in names if not (folder / name).is_file()]
+    if absent:
+        raise FileNotFoundError(f"{folder / absent[0]}: no such photograph ({len(absent)} of {len(names)} are missing)")
