@@ -2,7 +2,7 @@
 """Scores a model on a data set, or existing COCO-panoptic predictions against their truth.
 
 python tools/evaluate.py --checkpoint runs/demo/model.pt --output runs/demo/evaluation
-python tools/evaluate.py --gt panoptic_val2017.json --pred predictions.json --output out
+python tools/evaluate.py --gt panoptic_val2017.json --pred predictions.json --output out --report --images val2017
 
 With --gt and --pred, files that contradict each other are reported, and count so: an image without a usable prediction
 has all its segments missed; an id that the JSON lacks and a segment of an unknown category are void; where an area in
@@ -14,12 +14,15 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
-from upsnet.config import load_config, parse_config
+from upsnet.config import Config, load_config, parse_config
+from upsnet.data.categories import CategorySet
 from upsnet.data.loader import open_dataset
 from upsnet.engine import distributed
 from upsnet.engine.checkpoint import load_checkpoint
@@ -27,7 +30,10 @@ from upsnet.engine.evaluate import evaluate
 from upsnet.engine.logging import flatten
 from upsnet.errors import run_tool
 from upsnet.files import write_json
+from upsnet.inference.visualize import overlay
 from upsnet.metrics.panoptic_json import score_files
+from upsnet.metrics.report.collector import ReportCollector
+from upsnet.metrics.report.page import Identity, digest, write_report
 
 SHOWN_PROBLEMS = 10
 
@@ -51,6 +57,11 @@ def main() -> None:
     parser.add_argument(
         "--output", type=Path, help="folder for metrics.json and predictions/ (a model) or per_image.json (files)"
     )
+    parser.add_argument("--report", action="store_true", help="also write report.html into --output")
+    parser.add_argument("--images", type=Path, help="with --gt and --report: folder of the photographs")
+    parser.add_argument(
+        "--report-images", type=int, default=8, metavar="N", help="show the N worst and the N best images (default: 8)"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config")
     args = parser.parse_intermixed_args()
     if (args.gt is None) != (args.pred is None):
@@ -62,13 +73,21 @@ def main() -> None:
         parser.error("--gt-dir, --pred-dir, --instances, --strict and --workers need --gt and --pred")
     if args.workers is not None and args.workers < 1:
         parser.error(f"--workers is {args.workers}, expected 1 or more")
-    metrics = _score_files(args) if args.gt is not None else _score_model(args)
-    if metrics is None:
+    if args.report and args.output is None:
+        parser.error("--report needs --output")
+    if args.images and not (args.report and args.gt):
+        parser.error("--images needs --gt and --report")
+    result = _score_files(args) if args.gt is not None else _score_model(args)
+    if result is None:
         return
+    metrics, report, identity = result
     for name, value in {**flatten(metrics), **_beside_pq(metrics["panoptic"])}.items():
         print(f"{name:12s} {value:7.3f}")
     if args.output is not None:
         write_json(args.output / "metrics.json", metrics)
+    if report is not None:
+        write_report(args.output / "report.html", report, metrics, identity)
+        print(f"report: {args.output / 'report.html'}")
 
 
 def _beside_pq(panoptic: dict[str, Any] | None) -> dict[str, float]:
@@ -82,8 +101,12 @@ def _beside_pq(panoptic: dict[str, Any] | None) -> dict[str, float]:
     return values
 
 
-def _score_files(args: argparse.Namespace) -> dict[str, Any]:
+_Result = tuple[dict[str, Any], ReportCollector | None, Identity]
+
+
+def _score_files(args: argparse.Namespace) -> _Result:
     options = {"instances": args.instances, "boundary": args.boundary, "strict": args.strict, "workers": args.workers}
+    options |= {"report": partial(_collector, args) if args.report else None, "image_dir": args.images}
     scores = score_files(args.gt, args.pred, args.gt_dir, args.pred_dir, **options)
     for line in scores.problems[:SHOWN_PROBLEMS]:
         print(f"warning: {line}", file=sys.stderr)
@@ -91,24 +114,55 @@ def _score_files(args: argparse.Namespace) -> dict[str, Any]:
         print(f"warning: {len(scores.problems) - SHOWN_PROBLEMS} more contradictions in the files", file=sys.stderr)
     if args.output is not None:
         write_json(args.output / "per_image.json", scores.panoptic.per_image())
-    return scores.metrics()
+    facts = [("Truth", str(args.gt)), ("Predictions", str(args.pred))]
+    if args.report:
+        facts += [("SHA-256 of the two", f"{digest(args.gt)}, {digest(args.pred)}")]
+        facts += [("Contradictions in the files", str(len(scores.problems)))]
+    return scores.metrics(), scores.report, Identity("/".join(args.pred.absolute().parts[-2:]), facts)
 
 
-def _score_model(args: argparse.Namespace) -> dict[str, Any] | None:
-    """The metrics on rank 0, None on the others."""
+def _score_model(args: argparse.Namespace) -> _Result | None:
+    """The result on rank 0, None on the others."""
     checkpoint = load_checkpoint(args.checkpoint)
     config = parse_config(checkpoint.config.dump(), args.overrides, source=str(args.checkpoint))
     if args.config is not None:
         other = load_config(args.config, args.overrides)
         config = config.model_copy(update={"data": other.data, "evaluate": other.evaluate})
+    if args.report and config.model.heads != "both":
+        raise ValueError(
+            f"--report: the model has model.heads={config.model.heads}, expected both: only PQ is reported"
+        )
     dataset = open_dataset(config.data.val, checkpoint.categories)
     with distributed.process_group() as device:
         model = replace(checkpoint, config=config).build().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         predictions = (
             args.output / "predictions" / "panoptic.json" if args.output and config.model.heads == "both" else None
         )
-        metrics = evaluate(model, dataset, config, device, predictions=predictions, boundary=args.boundary)
-        return metrics if distributed.rank() == 0 else None
+        report = _collector(args, dataset.categories) if args.report else None
+        metrics = evaluate(
+            model, dataset, config, device, predictions=predictions, boundary=args.boundary, report=report
+        )
+        return (metrics, report, _identity(args.checkpoint, config, device)) if distributed.rank() == 0 else None
+
+
+def _collector(args: argparse.Namespace, categories: CategorySet) -> ReportCollector:
+    return ReportCollector(categories, partial(overlay, label_fit=1.3), args.report_images)
+
+
+def _identity(path: Path, config: Config, device: torch.device) -> Identity:
+    text = yaml.safe_dump(config.dump(), sort_keys=False)
+    processor = (
+        f"CPU, {torch.get_num_threads()} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
+    )
+    values = config.data.val.model_dump(exclude={"format"}, exclude_none=True)
+    facts = [
+        ("Data set", f"{config.data.val.format}: " + ", ".join(f"{key} {value}" for key, value in values.items())),
+        ("Checkpoint", str(path)),
+        ("SHA-256 of the checkpoint", digest(path)),
+        ("SHA-256 of the config", digest(text)),
+        ("Device", processor),
+    ]
+    return Identity("/".join(path.absolute().parts[-2:]), facts, text)
 
 
 if __name__ == "__main__":

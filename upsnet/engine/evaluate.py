@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from upsnet.data.targets import semantic_truth
 from upsnet.engine import distributed
 from upsnet.metrics.instance_ap import InstanceAP
 from upsnet.metrics.panoptic_quality import PanopticQuality, SegmentTable
+from upsnet.metrics.report.collector import ImagePair, ReportCollector
 from upsnet.metrics.semantic_iou import SemanticIoU
 from upsnet.models.upsnet import UPSNet
 from upsnet.ops.boxes import scale_boxes
@@ -72,6 +74,25 @@ class _Meters:
         }
 
 
+def _add_to_report(report: ReportCollector, batch: PanopticBatch, output: PanopticOutput) -> None:
+    for row, truth in enumerate(batch.truths):
+        pair = ImagePair(
+            truth.segment_map,
+            SegmentTable.of(truth.classes, truth.is_crowd),
+            output.segment_ids[row].cpu().numpy(),
+            SegmentTable.of(output.segment_classes[row].cpu()),
+            output.segment_scores[row].cpu().numpy(),
+            partial(_picture, batch, row),
+        )
+        report.update(truth.image_id, truth.file_name, pair)
+
+
+def _picture(batch: PanopticBatch, row: int) -> np.ndarray:
+    """The network's input as a picture, uint8 RGB [H, W, 3], without its padding."""
+    height, width = batch.network_sizes[row]
+    return batch.images[row, :, :height, :width].round().byte().permute(1, 2, 0).contiguous().numpy()
+
+
 def _instance_masks(
     found: Detections, row: int, network_size: tuple[int, int], size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -92,6 +113,7 @@ def evaluate(
     device: torch.device,
     *,
     predictions: Path | None = None,
+    report: ReportCollector | None = None,
     boundary: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -103,6 +125,7 @@ def evaluate(
         config: `data`, `model.heads` and `evaluate` count.
         device: to run on.
         predictions: JSON to write COCO-panoptic predictions to; the PNGs go into the folder of its name.
+        report: takes every image; at the end it holds those of all processes.
         boundary: find Boundary PQ, too.
         progress: show a bar.
 
@@ -122,6 +145,8 @@ def evaluate(
             batch.to(device), with_semantic=meters.semantic is not None, with_instances=meters.instance is not None
         )
         meters.update(batch, output)
+        if report is not None:
+            _add_to_report(report, batch, output)
         if writer is not None:
             for row, truth in enumerate(batch.truths):
                 prediction = to_prediction(output, row, dataset.categories)
@@ -132,6 +157,8 @@ def evaluate(
         writer.annotations = [row for part in distributed.gather(writer.annotations) for row in part]
         if rank == 0:
             writer.close()
+    if report is not None:
+        report.merge(distributed.gather(report))
     meters.merge()
     return meters.compute()
 

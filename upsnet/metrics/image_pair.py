@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import numpy.typing as npt
 
 from upsnet.data.coco import PanopticJson
 from upsnet.data.panoptic_png import read_panoptic_png
+from upsnet.files import read_image
 from upsnet.metrics.boundary import boundary_iou
 from upsnet.metrics.image_scores import ImageScores
 from upsnet.metrics.instance_ap import ImageInstances, mask_rows
 from upsnet.metrics.matching import SegmentTable, match_counts
-from upsnet.ops.id_maps import count_pairs
+from upsnet.metrics.report.collector import ImagePair, ImageRow
+from upsnet.ops.id_maps import count_pairs, rows_of_ids
 
 
 @dataclass
@@ -26,13 +29,14 @@ class PairResult:
         image_id: as in the truth's JSON.
         problems: one line each.
         scores: None where the truth cannot be read; the image then counts nowhere.
-        instances: for AP, where that is asked for.
+        instances: for AP, report: for the report, where they are asked for.
     """
 
     image_id: int | str
     problems: list[str] = field(default_factory=list)
     scores: ImageScores | None = None
     instances: ImageInstances | None = None
+    report: ImageRow | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class PairScorer:
         truth, predicted: the two JSON files, read with the same categories.
         boundary: find Boundary IoU, too.
         detections: collect scored things for AP; truth_masks: and the truth's things.
+        report: describe the segments for the report.
     """
 
     truth: PanopticJson
@@ -54,6 +59,7 @@ class PairScorer:
     boundary: bool = False
     detections: bool = False
     truth_masks: bool = False
+    report: bool = False
     segments: tuple[dict[int | str, _Segments], ...] = field(init=False, repr=False)
     buffers: dict[int, npt.NDArray[np.int32]] = field(default_factory=dict, repr=False)
 
@@ -65,19 +71,10 @@ class PairScorer:
     def __call__(self, image_id: int | str) -> PairResult:
         """Scores an annotated image of the truth."""
         result = PairResult(image_id)
-        true_ids = self._read(0, image_id, result.problems)
-        if true_ids is None:
+        sides = self._sides(image_id, result.problems)
+        if sides is None:
             return result
-        ids = self._read(1, image_id, result.problems) if image_id in self.predicted.annotations else None
-        if ids is not None and ids.shape != true_ids.shape:
-            path = _png(self.predicted, image_id)
-            result.problems.append(f"{path}: prediction has size {ids.shape}, expected {true_ids.shape} as the truth")
-            ids = None
-        truth = self.segments[0][image_id]
-        if ids is None:
-            predicted, ids = _Segments.none(), np.zeros_like(true_ids)
-        else:
-            predicted = self.segments[1][image_id]
+        (truth, true_ids), (predicted, ids) = sides
         counts = count_pairs(true_ids, truth.known, ids, predicted.known)
         for source, segments, pixels, own in (
             (self.truth, truth, np.add.reduce(counts, 1), true_ids),
@@ -94,7 +91,51 @@ class PairScorer:
             masks = _things(self.truth, image_id, true_ids) if self.truth_masks else []
             found_masks = _things(self.predicted, image_id, ids) if image_id in self.predicted.annotations else []
             result.instances = ImageInstances(image_id, true_ids.shape, masks, found_masks)
+        if self.report:
+            name = self.truth.images[image_id]["file_name"]
+            result.report = ImageRow.of(name, found, self._scores(image_id, predicted))
         return result
+
+    def pair(self, image_id: int | str, image_dir: Path | None) -> ImagePair:
+        """The maps of an image that has been scored, for the pictures of the report.
+
+        Args:
+            image_id: the image.
+            image_dir: folder of the photographs.
+
+        Raises:
+            ValueError: its truth has become unreadable.
+        """
+        problems: list[str] = []
+        sides = self._sides(image_id, problems)
+        if sides is None:
+            raise ValueError(problems[0])
+        maps = [rows_of_ids(ids, segments.known[1:]) for segments, ids in sides]
+        name = self.truth.images[image_id]["file_name"]
+        picture = None if image_dir is None else partial(read_image, image_dir / name, apply_exif=False)
+        truth, predicted = (segments for segments, _ in sides)
+        return ImagePair(maps[0], truth.table, maps[1], predicted.table, self._scores(image_id, predicted), picture)
+
+    def _sides(self, image_id: int | str, problems: list[str]) -> tuple[_Side, _Side] | None:
+        """Truth and prediction of an image; None where the truth cannot be read."""
+        true_ids = self._read(0, image_id, problems)
+        if true_ids is None:
+            return None
+        ids = self._read(1, image_id, problems) if image_id in self.predicted.annotations else None
+        if ids is not None and ids.shape != true_ids.shape:
+            path = _png(self.predicted, image_id)
+            problems.append(f"{path}: prediction has size {ids.shape}, expected {true_ids.shape} as the truth")
+            ids = None
+        truth = (self.segments[0][image_id], true_ids)
+        if ids is None:
+            return truth, (_Segments.none(), np.zeros_like(true_ids))
+        return truth, (self.segments[1][image_id], ids)
+
+    def _scores(self, image_id: int | str, predicted: _Segments) -> npt.NDArray[np.float64]:
+        """float64 [m] of the predicted segments, NaN where the JSON gives none."""
+        rows = self.predicted.annotations[image_id]["segments_info"] if len(predicted.table.classes) else []
+        known = [row for row in rows if row["category_id"] in self.predicted.categories.channels]
+        return np.array([row.get("score", np.nan) for row in known], dtype=np.float64)
 
     def _read(self, side: int, image_id: int | str, problems: list[str]) -> npt.NDArray[np.int32] | None:
         """A map of the truth (side 0) or the prediction (1); it is good until the next one of its side."""
@@ -142,6 +183,10 @@ class _Segments:
         """Whether the PNG has the ids and areas of the JSON; `pixels` [n + 2] of ids without a row, void, each row."""
         said, found = self.areas, pixels[2:]
         return not pixels[0] and bool((((said == found) | (said < 0)) & (found > 0)).all())
+
+
+_Side = tuple[_Segments, npt.NDArray[np.int32]]
+"""The rows of an image, and its ids int32 [H, W] as in the PNG."""
 
 
 def _contradictions(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from upsnet.data.categories import CategorySet
 from upsnet.data.coco import PanopticJson
 from upsnet.metrics.image_pair import PairResult, PairScorer
 from upsnet.metrics.instance_ap import InstanceAP
 from upsnet.metrics.panoptic_quality import PanopticQuality
+from upsnet.metrics.report.collector import ReportCollector
 from upsnet.metrics.semantic_iou import SemanticIoU
 
 CHUNK = 16
@@ -30,11 +33,13 @@ class FileScores:
     Attributes:
         panoptic, instance: the metrics; instance is None where predictions carry no scores.
         problems: one line for each fault of a file, in the order of the images.
+        report: what the report needs, where one is asked for.
     """
 
     panoptic: PanopticQuality
     instance: InstanceAP | None
     problems: list[str] = field(default_factory=list)
+    report: ReportCollector | None = None
 
     def add(self, result: PairResult) -> None:
         """Adds one image."""
@@ -43,6 +48,8 @@ class FileScores:
             self.panoptic.rows[result.image_id] = result.scores
         if self.instance is not None and result.instances is not None:
             self.instance.add(result.instances)
+        if self.report is not None and result.report is not None:
+            self.report.add(result.image_id, result.report)
 
     def metrics(self) -> dict[str, Any]:
         """The contents of `metrics.json`."""
@@ -74,6 +81,8 @@ def score_files(
     boundary: bool = False,
     strict: bool = False,
     workers: int | None = None,
+    report: Callable[[CategorySet], ReportCollector] | None = None,
+    image_dir: Path | None = None,
     progress: bool = True,
 ) -> FileScores:
     """Scores every annotated image of the truth; predictions for other images are left aside.
@@ -88,6 +97,7 @@ def score_files(
         boundary: find Boundary PQ, too.
         strict: the first fault is an error.
         workers: processes; by default one per core. The result does not depend on it.
+        report: makes the collector of the report; image_dir: folder of the photographs for it.
         progress: show a bar.
 
     Raises:
@@ -96,6 +106,8 @@ def score_files(
     """
     problems: list[str] = []
     truth = PanopticJson(truth_json, truth_dir)
+    if image_dir is not None:
+        _require_photographs(truth, image_dir)
     predicted = PanopticJson(predicted_json, predicted_dir, truth.categories, truth.images, problems)
     problems += _missing(truth, predicted)
     scored = _things_with_scores(predicted)
@@ -108,8 +120,9 @@ def score_files(
         PanopticQuality(truth.categories, boundary=boundary),
         InstanceAP(truth.categories, instances) if with_ap else None,
         problems,
+        report(truth.categories) if report is not None else None,
     )
-    scorer = PairScorer(truth, predicted, boundary, with_ap, with_ap and instances is None)
+    scorer = PairScorer(truth, predicted, boundary, with_ap, with_ap and instances is None, report is not None)
     pairs = _Pairs(scorer, list(truth.annotations))
     bar = tqdm(total=len(pairs), desc="evaluate", disable=not progress, leave=False)
     with bar:
@@ -120,6 +133,8 @@ def score_files(
             bar.update()
     if strict and problems:
         raise ValueError(problems[0])
+    if scores.report is not None:
+        scores.report.illustrate(partial(scorer.pair, image_dir=image_dir))
     return scores
 
 
@@ -171,3 +186,11 @@ def _things_with_scores(predicted: PanopticJson) -> list[bool]:
     things = {category.id for category in categories.categories if category.is_thing}
     rows = (row for annotation in predicted.annotations.values() for row in annotation["segments_info"])
     return ["score" in row for row in rows if row["category_id"] in things]
+
+
+def _require_photographs(truth: PanopticJson, folder: Path) -> None:
+    """Asks before the long work, not after it."""
+    names = [row["file_name"] for row in truth.images.values() if row["id"] in truth.annotations]
+    absent = [name for name in names if not (folder / name).is_file()]
+    if absent:
+        raise FileNotFoundError(f"{folder / absent[0]}: no such photograph ({len(absent)} of {len(names)} are missing)")
