@@ -96,8 +96,8 @@ def _beside_pq(panoptic: dict[str, Any] | None) -> dict[str, float]:
     values = {"pq_dagger": panoptic["pq_dagger"]["All"]}
     if panoptic["boundary"] is not None:
         values["boundary_pq"] = panoptic["boundary"]["All"]["pq"]
-    if panoptic["interval"]["All"] is not None:
-        values["pq_low"], values["pq_high"] = panoptic["interval"]["All"]
+    if panoptic["interval"] is not None and panoptic["interval"]["All"] is not None:
+        values["pq_low"], values["pq_high"] = panoptic["interval"]["All"]["pq"]
     return values
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from upsnet.data.categories import CategorySet
-from upsnet.metrics.bootstrap import interval, pq_samples
+from upsnet.metrics.bootstrap import intervals, quality, resampled_sums
 from upsnet.metrics.boundary import boundary_distance, boundary_iou, boundary_pixels
 from upsnet.metrics.panoptic_quality import PanopticQuality, SegmentTable
 
@@ -128,14 +128,18 @@ def test_tensors_score_as_arrays_do():
 
 
 def test_bootstrap_by_hand():
-    iou, size = np.array([[1.0, 0.0], [0.0, 0.5]]), np.array([[1.0, 0.0], [1.0, 1.0]])
-    samples = pq_samples(iou, size, resamples=4000)
-    drawn, times = np.unique(np.round(np.nan_to_num(samples, nan=-1), 6), axis=0, return_counts=True)
-    assert drawn.tolist() == [[0, 0.5], [0.5, 0.5], [1, -1]], "the second image twice, one of each, the first twice"
+    first = np.array([0]), np.array([[1.0, 1, 0, 0]])
+    second = np.array([0, 1]), np.array([[0.0, 0, 0, 2], [0.5, 1, 0, 0]])
+    sums = resampled_sums([first, second], 2, resamples=4000)
+    drawn, times = np.unique(quality(sums)[..., 0], axis=0, return_counts=True)
+    assert drawn.tolist() == [[0, 50], [50, 50], [100, 0]], "the second image twice, one of each, the first twice"
     np.testing.assert_allclose(times / 4000, [0.25, 0.5, 0.25], atol=0.03)
-    low, high = interval(samples)
-    assert (low, high) == (25, 100)
-    assert interval(np.full((3, 2), np.nan)) is None
+    categories = CategorySet.from_json(CATEGORIES.to_json()[:2], source="test")
+    found = intervals([first, second], categories)
+    assert found["All"]["pq"] == [25, 100], "the class that is not drawn is left out of the mean"
+    assert found["Things"] is None
+    assert found["per_class"][str(categories[1].id)] == {"pq": [50, 50], "sq": [50, 50], "rq": [100, 100]}
+    assert intervals([first], categories) is None
 
 
 def test_intervals_hold_the_value_depend_on_nothing_but_the_images_and_shrink():
@@ -146,11 +150,21 @@ def test_intervals_hold_the_value_depend_on_nothing_but_the_images_and_shrink():
         images.append((ids, [0, 1, 2, 3], np.where(rng.random(ids.shape) < 0.2, 0, ids), rng.integers(0, 4, 4)))
     few, many = quality_of(*images[:10]).compute(), quality_of(*images).compute()
     for result in (few, many):
-        low, high = result["interval"]["All"]
+        low, high = result["interval"]["All"]["pq"]
         assert low < result["All"]["pq"] < high
-    width = [np.diff(result["interval"]["All"])[0] for result in (few, many)]
+    width = [np.diff(result["interval"]["All"]["pq"])[0] for result in (few, many)]
     assert width[1] < width[0]
     backwards = PanopticQuality(CATEGORIES)
     backwards.merge([dict(list(quality_of(*images).rows.items())[::-1])])
     assert backwards.compute() == many
-    assert PanopticQuality(CATEGORIES).compute()["interval"]["All"] is None
+    assert PanopticQuality(CATEGORIES).compute()["interval"] is None
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say():
+    rng, categories = np.random.default_rng(0), CategorySet.from_json(CATEGORIES.to_json()[:1], source="test")
+    inside = 0
+    for _ in range(60):
+        rows = [(np.array([0]), np.array([[0.8 * hit, hit, 0, not hit]], dtype=float)) for hit in rng.random(80) < 0.6]
+        low, high = intervals(rows, categories)["All"]["pq"]
+        inside += low <= 100 * 0.8 * 0.6 / (0.6 + 0.2) <= high
+    assert inside >= 50

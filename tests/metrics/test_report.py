@@ -13,12 +13,13 @@ from upsnet.data.categories import CategorySet
 from upsnet.data.predictions import write_samples
 from upsnet.data.shapes import CATEGORIES, Shapes
 from upsnet.inference.visualize import overlay
+from upsnet.metrics.bootstrap import quality
 from upsnet.metrics.errors import CAUSES, find_causes
 from upsnet.metrics.panoptic_quality import PanopticQuality, SegmentTable, match_segments
 from upsnet.metrics.report.collector import ImagePair, ImageRow, ReportCollector
 from upsnet.metrics.report.page import Identity, render
 from upsnet.metrics.report.pictures import EDGE_COLOR, encode, error_map
-from upsnet.metrics.report.statistics import intervals, quality, summarize
+from upsnet.metrics.report.statistics import summarize
 
 from ..conftest import ROOT
 
@@ -220,27 +221,6 @@ def test_errors_are_coloured_by_cause_and_the_rest_is_grey():
     near = [int(np.abs(p.astype(int) - np.array(EDGE_COLOR)).sum()) for p in picture]
     assert near.index(min(near)) == 2, "a lost pixel of a match is its edge"
     assert picture[3, 0] > picture[3, 1], "the wrong class is pink"
-
-
-def test_intervals_of_equal_images_are_points_and_one_image_has_none():
-    rows = np.tile(np.array([[0.8, 1, 0, 1], [0, 0, 0, 0]]), (5, 1, 1))
-    categories = CategorySet.from_json(CATEGORIES.to_json()[:2], source="test")
-    found = intervals(rows, categories)
-    low, high = found["All"]["pq"]
-    assert low == pytest.approx(high) == pytest.approx(100 * 0.8 / 1.5)
-    assert set(found) == {"All", "Stuff", str(categories[0].id)}
-    assert intervals(rows[:1], categories) == {}
-
-
-def test_intervals_cover_the_truth_about_as_often_as_they_say():
-    rng, categories = np.random.default_rng(0), CategorySet.from_json(CATEGORIES.to_json()[:1], source="test")
-    inside = 0
-    for _ in range(60):
-        hit = rng.random(80) < 0.6
-        rows = np.stack([0.8 * hit, hit, 0 * hit, ~hit], axis=1)[:, None].astype(float)
-        low, high = intervals(rows, categories)["All"]["pq"]
-        inside += low <= 100 * 0.8 * 0.6 / (0.6 + 0.2) <= high
-    assert inside >= 50
 
 
 def test_a_semantic_model_has_no_report():

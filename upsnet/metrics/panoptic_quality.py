@@ -14,15 +14,13 @@ import numpy.typing as npt
 from torch import Tensor
 
 from upsnet.data.categories import CategorySet
-from upsnet.metrics.bootstrap import LEVEL, RESAMPLES, SEED, interval, pq_samples
+from upsnet.metrics.bootstrap import GROUPS, intervals
 from upsnet.metrics.boundary import boundary_iou
 from upsnet.metrics.image_scores import FIELDS, ImageScores, class_sums
 from upsnet.metrics.matching import Matching, SegmentTable, match_counts, match_segments
 from upsnet.metrics.pq_dagger import stuff_iou
 
 __all__ = ["ImageScores", "Matching", "PanopticQuality", "SegmentTable", "class_sums", "match_counts", "match_segments"]
-
-GROUPS = (("All", (False, True)), ("Things", (True,)), ("Stuff", (False,)))
 
 
 class PanopticQuality:
@@ -62,24 +60,23 @@ class PanopticQuality:
     def compute(self) -> dict[str, Any]:
         """The `panoptic` section of `metrics.json`, in percent.
 
-        `All`, `Things`, `Stuff` and `per_class`; `pq_dagger`, the same groups and classes; `interval`, bootstrapped
-        over the images, per group; `boundary`, like the section itself, None unless asked for; `confusion`, true
+        `All`, `Things`, `Stuff` and `per_class`; `pq_dagger`, the same groups and classes; `interval`, see
+        `bootstrap.intervals`; `boundary`, like the section itself, None unless asked for; `confusion`, true
         category id -> predicted category id -> number of matched segments. Sums run in the order of the keys, so that
         any split of the images over processes gives the same bits.
         """
-        keys = sorted(self.rows, key=str)
+        rows = [self.rows[key] for key in sorted(self.rows, key=str)]
         size = len(self.categories)
         total = np.zeros((size, 2 * len(FIELDS)))
         confusion = np.zeros(size * size, dtype=np.int64)
-        for key in keys:
-            row = self.rows[key]
+        for row in rows:
             total[row.channels, : row.sums.shape[1]] += row.sums
             np.add.at(confusion, row.confused, 1)
         result = self._quality(total[:, :4])
         return {
             **result,
-            "pq_dagger": self._dagger(result["per_class"], [self.rows[key] for key in keys]),
-            "interval": self._intervals(keys),
+            "pq_dagger": self._dagger(result["per_class"], rows),
+            "interval": intervals([(row.channels, row.sums[:, :4]) for row in rows], self.categories),
             "boundary": self._quality(total[:, 4:]) if self.boundary else None,
             "confusion": self._confusion(confusion.reshape(size, size)),
         }
@@ -115,21 +112,6 @@ class PanopticQuality:
             known = [value for value in seen if value is not None]
             groups[name] = sum(known) / max(1, len(known))
         return {**groups, "per_class": values}
-
-    def _intervals(self, keys: list[Any]) -> dict[str, Any]:
-        is_thing = np.array([c.is_thing for c in self.categories.categories])
-        seen = np.unique(np.concatenate([np.zeros(0, dtype=np.int16), *[self.rows[key].channels for key in keys]]))
-        iou, size = np.zeros((2, len(keys), len(seen)))
-        for image, key in enumerate(keys):
-            row = self.rows[key]
-            columns = np.searchsorted(seen, row.channels)
-            iou[image, columns] = row.sums[:, 0]
-            size[image, columns] = row.sums[:, 1] + row.sums[:, 2:4].sum(1) / 2
-        samples = np.full((RESAMPLES, len(is_thing)), np.nan)
-        if len(seen):
-            samples[:, seen] = pq_samples(iou, size)
-        groups = {name: interval(samples[:, np.isin(is_thing, members)]) for name, members in GROUPS}
-        return {"level": LEVEL, "resamples": RESAMPLES, "seed": SEED, **groups}
 
     def _confusion(self, counts: npt.NDArray[np.int64]) -> dict[str, dict[str, int]]:
         names = [str(c.id) for c in self.categories.categories]

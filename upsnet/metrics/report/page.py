@@ -21,7 +21,7 @@ from upsnet.files import atomic_path
 from upsnet.metrics.report import gallery, mistakes, sections
 from upsnet.metrics.report.collector import ReportCollector
 from upsnet.metrics.report.html import plural, section
-from upsnet.metrics.report.statistics import intervals, summarize
+from upsnet.metrics.report.statistics import summarize
 from upsnet.version import __version__
 
 DIGEST_LENGTH = 12
@@ -75,13 +75,9 @@ def render(collector: ReportCollector, metrics: dict[str, Any], identity: Identi
     if metrics["panoptic"] is None:
         raise ValueError("the report needs panoptic metrics, expected a model with model.heads=both")
     stats = summarize(collector)
-    spread = intervals(stats.image_sums, collector.categories)
-    for group, known in (metrics["panoptic"].get("interval") or {}).items():
-        if group in spread and known is not None:
-            spread[group]["pq"] = (known[0], known[1])  # one number for one thing
     parts = (
-        sections.overview(metrics, spread, len(collector.rows)),
-        sections.class_table(metrics, collector.categories, spread),
+        sections.overview(metrics, len(collector.rows)),
+        sections.class_table(metrics, collector.categories),
         mistakes.error_causes(stats, metrics, collector.categories),
         mistakes.confusion(stats, collector.categories),
         sections.sizes_and_scores(stats),

@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 from upsnet.data.categories import Category, CategorySet
+from upsnet.metrics.bootstrap import quality
 from upsnet.metrics.report.html import (
     DASH,
     bar,
@@ -22,20 +23,19 @@ from upsnet.metrics.report.html import (
     section,
     table,
 )
-from upsnet.metrics.report.statistics import SCORE_BINS, SIZE_EDGES, Statistics, quality
+from upsnet.metrics.report.statistics import SCORE_BINS, SIZE_EDGES, Statistics
 
 FEW = " With so few images as here they are too narrow."
-Intervals = dict[str, dict[str, tuple[float, float]]]
 
 
-def overview(metrics: dict[str, Any], intervals: Intervals, num_images: int) -> str:
+def overview(metrics: dict[str, Any], num_images: int) -> str:
     """The headline numbers."""
     tiles = []
     for group in ("All", "Things", "Stuff"):
         scores = metrics["panoptic"][group]
         if not scores["n"]:
             continue
-        found = intervals.get(group, {})
+        found = (metrics["panoptic"]["interval"] or {}).get(group) or {}
         rest = "".join(
             f'<div><dt>{key.upper()}</dt><dd data-metric="{group}.{key}" data-value="{scores[key]!r}">'
             f"{number(scores[key])}{_range(found.get(key), brackets=True)}</dd></div>"
@@ -82,13 +82,14 @@ def _kind(category: Category) -> str:
     return "thing" if category.is_thing else "stuff"
 
 
-def class_table(metrics: dict[str, Any], categories: CategorySet, intervals: Intervals) -> str:
+def class_table(metrics: dict[str, Any], categories: CategorySet) -> str:
     """PQ and its parts for each class, sortable, with a filter."""
     rows = []
+    intervals = (metrics["panoptic"]["interval"] or {"per_class": {}})["per_class"]
     for category in categories.categories:
         s = metrics["panoptic"]["per_class"][str(category.id)]
         seen = s["tp"] + s["fp"] + s["fn"] > 0
-        interval = intervals.get(str(category.id), {}).get("pq")
+        interval = (intervals.get(str(category.id)) or {}).get("pq")
         rows.append(
             f'<tr data-kind="{_kind(category)}" data-seen="{int(seen)}" data-id="{category.id}">'
             f'<th scope="row" title="{escape(category.name)}">{class_swatch(category)}{escape(category.name)}</th>'

@@ -16,8 +16,6 @@ SIZE_EDGES = (16, 32, 64, 128, 256)
 """Square roots of the areas between the bins of segment sizes, in pixels."""
 
 SCORE_BINS = 20
-RESAMPLES = 1000
-GROUPS = (("All", (False, True)), ("Things", (True,)), ("Stuff", (False,)))
 
 
 @dataclass(frozen=True)
@@ -97,55 +95,3 @@ def _score_bins(predicted: npt.NDArray[Any], categories: CategorySet) -> npt.NDA
     bins = (rows["score"] * SCORE_BINS).astype(np.int64).clip(0, SCORE_BINS - 1)
     hit = rows["cause"] == NO_ERROR
     return np.stack([np.bincount(bins[side], minlength=SCORE_BINS) for side in (hit, ~hit)])
-
-
-def quality(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """PQ, SQ, RQ in percent, [..., 3], of sums [..., 4]; 0 where there is nothing."""
-    iou, tp, fp, fn = np.moveaxis(sums, -1, 0)
-    size = tp + fp / 2 + fn / 2
-    parts = (iou / np.where(size > 0, size, 1), iou / np.where(tp > 0, tp, 1), tp / np.where(size > 0, size, 1))
-    return 100 * np.stack(parts, axis=-1)
-
-
-def intervals(
-    image_sums: npt.NDArray[np.float64], categories: CategorySet, *, seed: int = 0
-) -> dict[str, dict[str, tuple[float, float]]]:
-    """95 % intervals of PQ, SQ and RQ by the percentile bootstrap over images (1,000 resamples).
-
-    Args:
-        image_sums: float64 [images, C, 4].
-        categories: the C classes.
-        seed: of the resampling.
-
-    Returns:
-        "All", "Things", "Stuff" and each category id as text -> "pq", "sq", "rq" -> (low, high); empty for fewer than
-        two images. A class that a resample does not hold is left out of its means.
-    """
-    num_images, size, _ = image_sums.shape
-    if num_images < 2:
-        return {}
-    rng = np.random.default_rng(seed)
-    flat = image_sums.reshape(num_images, -1)
-    scores, seen = [], []
-    for _ in range(RESAMPLES // 100):  # in parts, so that the weights stay small
-        weights = rng.multinomial(num_images, np.full(num_images, 1 / num_images), size=100)
-        drawn = (weights.astype(np.float64) @ flat).reshape(100, size, 4)
-        scores.append(quality(drawn))
-        seen.append(drawn[..., 1:].sum(-1) > 0)
-    values, valid = np.concatenate(scores), np.concatenate(seen)
-    result: dict[str, Any] = {}
-    for name, wanted in GROUPS:
-        members = valid & np.array([c.is_thing in wanted for c in categories.categories])
-        count = members.sum(1)
-        means = (values * members[..., None]).sum(1) / np.maximum(count, 1)[:, None]
-        result[name] = _percentiles(means[count > 0])
-    for channel, category in enumerate(categories.categories):
-        result[str(category.id)] = _percentiles(values[valid[:, channel], channel])
-    return {name: value for name, value in result.items() if value}
-
-
-def _percentiles(values: npt.NDArray[np.float64]) -> dict[str, tuple[float, float]]:
-    if not len(values):
-        return {}
-    low, high = np.percentile(values, (2.5, 97.5), axis=0)
-    return {name: (float(low[i]), float(high[i])) for i, name in enumerate(("pq", "sq", "rq"))}
