@@ -14,8 +14,8 @@ best of some passes over all images in each of `--rounds` fresh processes:
   bootstrap samples); both are divided by the number of pairs, too, and stand in neither ratio.
 - `decoding_ms`: both PNGs by our reader, to ids; `torchvision_ms`, `cv2_ms`, `pillow_ms`: by others, to RGB.
 - `memory_ms`: maps that are already in memory, against `torchmetrics_ms` (skipped if it is not installed; other rules).
-- `growth_mb`: peak resident memory of `PairScorer` and `PanopticQuality` over 2,000 images less that over 200, without
-  the JSON; `growth_with_json_mb`: with it (`evaluate_files`). The files of the 200 pairs serve ten times.
+- `growth_mb`: peak resident memory of `evaluate_files` (both JSON files read, all scores, one process) over 2,000 images
+  less that over 200. The files of the 200 pairs serve ten times.
 
 `peer_over_ours` above 1 means faster than the peer.
 """
@@ -73,7 +73,8 @@ def case_peer(folder: Path) -> Callable[[], Any]:
     from cityscapesscripts.evaluation.evalPanopticSemanticLabeling import pq_compute_single_core
 
     truth, predicted = open_pair(folder)
-    pairs = [(truth.annotations[i], predicted.annotations[i]) for i in truth.annotations]
+    sides = [json.loads(side.path.read_text())["annotations"] for side in (truth, predicted)]
+    pairs = list(zip(*sides, strict=True))
     rows = {row["id"]: row for row in CATEGORIES}
 
     def run() -> None:
@@ -136,7 +137,7 @@ def case_memory(folder: Path) -> Callable[[], Any]:
 def _maps(folder: Path, images: int) -> list[Any]:
     pair = open_pair(folder)
     return [
-        [(side.segment_map(i), SegmentTable.of(*side.segments(i)[:2])) for side in pair]
+        [(side.segment_map(i), SegmentTable.of(*side.segments(i))) for side in pair]
         for i in list(pair[0].annotations)[:images]
     ]
 
@@ -191,18 +192,10 @@ def cpu_seconds(name: str, folder: Path) -> float:
     return min(times)
 
 
-def peak_bytes(name: str, folder: Path, times: int) -> int:
+def peak_bytes(folder: Path, times: int) -> int:
     """Resident memory at the most, over the pairs of a folder taken several times."""
-    if name == "files":
-        paths = [folder / f"{side}_{times}.json" for side in ("gt", "pred")]
-        evaluate_files(*paths, folder / "gt", folder / "pred", workers=1, progress=False)
-    else:
-        scorer = PairScorer(*open_pair(folder))
-        quality = PanopticQuality(scorer.truth.categories)
-        for number in range(times):
-            for image_id in scorer.truth.annotations:
-                quality.rows[number, image_id] = scorer(image_id).scores
-        quality.compute()
+    paths = [folder / f"{side}_{times}.json" for side in ("gt", "pred")]
+    evaluate_files(*paths, folder / "gt", folder / "pred", workers=1, progress=False)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
@@ -224,16 +217,12 @@ def child(*arguments: object) -> float:
     return float(done.stdout.splitlines()[-1])
 
 
-def growth(folder: Path) -> dict[str, float]:
-    """`growth_mb` and `growth_with_json_mb` of the 200 pairs."""
+def growth(folder: Path) -> float:
+    """`growth_mb` of the 200 pairs."""
     for times in (1, 10):
         write_repeated(folder, times)
-    peaks = {name: [child(name, folder, times) for times in (1, 10)] for name in ("scores", "files")}
-    few, many = peaks["scores"]
-    return {
-        "growth_mb": round((many - few) / 1e6, 1),
-        "growth_with_json_mb": round((peaks["files"][1] - peaks["files"][0]) / 1e6, 1),
-    }
+    few, many = (child("memory growth", folder, times) for times in (1, 10))
+    return round((many - few) / 1e6, 1)
 
 
 def row_of(size: tuple[int, int], images: int, rounds: int) -> dict[str, Any]:
@@ -249,7 +238,7 @@ def row_of(size: tuple[int, int], images: int, rounds: int) -> dict[str, Any]:
                     pairs = min(TORCHMETRICS_IMAGES, images) if case in ("memory", "torchmetrics") else images
                     best[case] = min(best[case], child(case, folder) * 1000 / pairs)
         png_kb = sum(path.stat().st_size for path in folder.glob("*/*.png")) / 2000 / images
-        memory = growth(folder) if images >= 200 else {}
+        memory = {"growth_mb": growth(folder)} if images >= 200 else {}
     ratios = {
         "peer_over_ours": best["peer"] / best["ours"],
         "ours_over_decoding": best["ours"] / best["decoding"],
@@ -270,7 +259,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.child:
         name, folder, *times = args.child
-        figure = peak_bytes(name, Path(folder), int(times[0])) if times else cpu_seconds(name, Path(folder))
+        figure = peak_bytes(Path(folder), int(times[0])) if times else cpu_seconds(name, Path(folder))
         print(figure, file=sys.__stdout__)
         return
     packages = ("numpy", "numba", "deflate", "torch", "torchvision", "opencv-python-headless", "pillow")

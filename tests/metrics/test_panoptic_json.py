@@ -110,6 +110,26 @@ FAULTS = {
         r"pred\.json: annotation '0\.png' needs file_name, segments_info",
         ONE_MISSED,
     ),
+    "segments that are none": (
+        lambda f: change(f / "pred.json", lambda d: d["annotations"][0].update(segments_info=None)),
+        r"pred\.json: annotation '0\.png' needs file_name, segments_info",
+        ONE_MISSED,
+    ),
+    "odd id": (
+        of_segments(lambda rows: rows[1].update(id="140000")),
+        r"pred\.json: segment id 140000 of '0\.png' is missing",
+        {2: (2, 0, 0), 8: (1, 0, 1), 11: (2, 0, 0)},
+    ),
+    "huge id": (
+        of_segments(lambda rows: rows[1].update(id=2**70)),
+        r"pred\.json: segment id 1180591620717411303424 of '0\.png' is missing, stands twice, or is not 1 to 16777215",
+        {2: (2, 0, 0), 8: (1, 0, 1), 11: (2, 0, 0)},
+    ),
+    "odd category": (
+        of_segments(lambda rows: rows[1].update(category_id=None)),
+        r"pred\.json: segment 140000 of '0\.png' has category_id None",
+        {2: (2, 0, 0), 8: (1, 0, 1), 11: (2, 0, 0)},
+    ),
     "wrong area": (
         of_segments(lambda rows: rows[0].update(area=669)),
         r"pred\.json: segment 70000 of 0\.png has area 669, its pixels are 4",
@@ -218,6 +238,15 @@ def test_ap_needs_scores_and_takes_the_instance_file_where_given(pair):
     metrics, problems = evaluate(pair)
     assert metrics["instance"] is None
     assert "1 of 4 things lack a score" in problems[0]
+
+
+@pytest.mark.parametrize(("score", "with_ap"), [(0, True), (None, False)])
+def test_a_score_of_zero_is_one_and_null_is_none(pair, score, with_ap):
+    change(
+        pair / "pred.json",
+        lambda d: [row.update(score=score) for image in d["annotations"] for row in image["segments_info"]],
+    )
+    assert (evaluate(pair, strict=True)[0]["instance"] is not None) == with_ap
 
 
 def test_rows_of_images_name_the_worst(pair):

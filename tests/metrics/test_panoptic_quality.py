@@ -126,7 +126,10 @@ def peer_scores(truth_json, predicted_json):
     """Sums per category id by cityscapesscripts."""
     gt = PanopticJson(truth_json)
     pred = PanopticJson(predicted_json, categories=gt.categories)
-    pairs = [(gt.annotations[i], pred.annotations[i]) for i in gt.annotations]
+    sides = [
+        {row["image_id"]: row for row in json.loads(p.read_text())["annotations"]} for p in (truth_json, predicted_json)
+    ]
+    pairs = [(sides[0][i], sides[1][i]) for i in gt.annotations]
     rows = {c["id"]: c for c in gt.categories.to_json()}
     with contextlib.redirect_stdout(io.StringIO()):
         return pq_compute_single_core(0, pairs, str(gt.png_dir), str(pred.png_dir), rows).pq_per_cat

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from upsnet.data.annotation import Annotation
+from upsnet.data.categories import CategorySet
 from upsnet.data.coco import PanopticJson
 from upsnet.data.panoptic_png import read_panoptic_png
 from upsnet.files import read_image
@@ -60,13 +62,7 @@ class PairScorer:
     detections: bool = False
     truth_masks: bool = False
     report: bool = False
-    segments: tuple[dict[int | str, _Segments], ...] = field(init=False, repr=False)
     buffers: dict[int, npt.NDArray[np.int32]] = field(default_factory=dict, repr=False)
-
-    def __post_init__(self) -> None:
-        truth = {i: _Segments.of(self.truth, i, with_crowds=True) for i in self.truth.annotations}
-        predicted = {i: _Segments.of(self.predicted, i, with_crowds=False) for i in self.predicted.annotations}
-        object.__setattr__(self, "segments", (truth, predicted))
 
     def __call__(self, image_id: int | str) -> PairResult:
         """Scores an annotated image of the truth."""
@@ -75,25 +71,25 @@ class PairScorer:
         if sides is None:
             return result
         (truth, true_ids), (predicted, ids) = sides
+        tables = _tables(truth, predicted)
         counts = count_pairs(true_ids, truth.known, ids, predicted.known)
         for source, segments, pixels, own in (
             (self.truth, truth, np.add.reduce(counts, 1), true_ids),
             (self.predicted, predicted, np.add.reduce(counts, 0), ids),
         ):
-            if not segments.agree(pixels):
-                result.problems += _contradictions(source, image_id, segments, pixels, own)
-        found = match_counts(_unlisted_is_void(counts), truth.table, predicted.table)
+            if not _agree(segments, pixels):
+                result.problems += _contradictions(source, segments, pixels, own)
+        found = match_counts(_unlisted_is_void(counts), *tables)
         limit = None
         if self.boundary:
             limit = boundary_iou(true_ids, truth.known[1:], ids, predicted.known[1:])
         result.scores = ImageScores.of(found, self.truth.categories, limit)
         if self.detections:
-            masks = _things(self.truth, image_id, true_ids) if self.truth_masks else []
-            found_masks = _things(self.predicted, image_id, ids) if image_id in self.predicted.annotations else []
+            masks = _things(truth, true_ids, self.truth.categories) if self.truth_masks else []
+            found_masks = _things(predicted, ids, self.truth.categories)
             result.instances = ImageInstances(image_id, true_ids.shape, masks, found_masks)
         if self.report:
-            name = self.truth.images[image_id]["file_name"]
-            result.report = ImageRow.of(name, found, self._scores(image_id, predicted))
+            result.report = ImageRow.of(self.truth.images[image_id].file_name, found, _scores(predicted))
         return result
 
     def pair(self, image_id: int | str, image_dir: Path | None) -> ImagePair:
@@ -111,10 +107,11 @@ class PairScorer:
         if sides is None:
             raise ValueError(problems[0])
         maps = [rows_of_ids(ids, segments.known[1:]) for segments, ids in sides]
-        name = self.truth.images[image_id]["file_name"]
+        name = self.truth.images[image_id].file_name
         picture = None if image_dir is None else partial(read_image, image_dir / name, apply_exif=False)
         truth, predicted = (segments for segments, _ in sides)
-        return ImagePair(maps[0], truth.table, maps[1], predicted.table, self._scores(image_id, predicted), picture)
+        tables = _tables(truth, predicted)
+        return ImagePair(maps[0], tables[0], maps[1], tables[1], _scores(predicted), picture)
 
     def _sides(self, image_id: int | str, problems: list[str]) -> tuple[_Side, _Side] | None:
         """Truth and prediction of an image; None where the truth cannot be read."""
@@ -126,16 +123,10 @@ class PairScorer:
             path = _png(self.predicted, image_id)
             problems.append(f"{path}: prediction has size {ids.shape}, expected {true_ids.shape} as the truth")
             ids = None
-        truth = (self.segments[0][image_id], true_ids)
+        truth = self.truth.annotations[image_id]
         if ids is None:
-            return truth, (_Segments.none(), np.zeros_like(true_ids))
-        return truth, (self.segments[1][image_id], ids)
-
-    def _scores(self, image_id: int | str, predicted: _Segments) -> npt.NDArray[np.float64]:
-        """float64 [m] of the predicted segments, NaN where the JSON gives none."""
-        rows = self.predicted.annotations[image_id]["segments_info"] if len(predicted.table.classes) else []
-        known = [row for row in rows if row["category_id"] in self.predicted.categories.channels]
-        return np.array([row.get("score", np.nan) for row in known], dtype=np.float64)
+            return (truth, true_ids), (truth.without_segments(), np.zeros_like(true_ids))
+        return (truth, true_ids), (self.predicted.annotations[image_id], ids)
 
     def _read(self, side: int, image_id: int | str, problems: list[str]) -> npt.NDArray[np.int32] | None:
         """A map of the truth (side 0) or the prediction (1); it is good until the next one of its side."""
@@ -149,56 +140,32 @@ class PairScorer:
         return ids
 
 
-@dataclass(frozen=True, slots=True)
-class _Segments:
-    """The JSON rows of an image, as arrays.
-
-    Attributes:
-        known: int32 [n + 1], 0 and the ids of the rows whose category is known; table: those rows.
-        areas: int64 [n], as the JSON says, -1 where it says nothing.
-        unknown: ids of the other rows.
-    """
-
-    known: npt.NDArray[np.int32]
-    table: SegmentTable
-    areas: npt.NDArray[np.int64]
-    unknown: list[int]
-
-    @classmethod
-    def of(cls, source: PanopticJson, image_id: int | str, *, with_crowds: bool) -> _Segments:
-        channels, every = source.categories.channels, source.annotations[image_id]["segments_info"]
-        rows = [row for row in every if row["category_id"] in channels]
-        crowds = [with_crowds and bool(row.get("iscrowd")) for row in rows]
-        table = SegmentTable.of([channels[row["category_id"]] for row in rows], crowds)
-        unknown = [row["id"] for row in every if row["category_id"] not in channels]
-        known = np.array([0, *[row["id"] for row in rows]], dtype=np.int32)
-        return cls(known, table, np.array([row.get("area", -1) for row in rows], dtype=np.int64), unknown)
-
-    @classmethod
-    def none(cls) -> _Segments:
-        """No segment."""
-        return cls(np.zeros(1, dtype=np.int32), SegmentTable.of([]), np.zeros(0, dtype=np.int64), [])
-
-    def agree(self, pixels: npt.NDArray[np.int64]) -> bool:
-        """Whether the PNG has the ids and areas of the JSON; `pixels` [n + 2] of ids without a row, void, each row."""
-        said, found = self.areas, pixels[2:]
-        return not pixels[0] and bool((((said == found) | (said < 0)) & (found > 0)).all())
+_Side = tuple[Annotation, npt.NDArray[np.int32]]
+"""The segments of an image, and its ids int32 [H, W] as in the PNG."""
 
 
-_Side = tuple[_Segments, npt.NDArray[np.int32]]
-"""The rows of an image, and its ids int32 [H, W] as in the PNG."""
+def _tables(truth: Annotation, predicted: Annotation) -> tuple[SegmentTable, SegmentTable]:
+    """Both sides as the matching wants them: a prediction knows no crowd."""
+    return SegmentTable(truth.classes, truth.is_crowd), SegmentTable.of(predicted.classes)
+
+
+def _scores(predicted: Annotation) -> npt.NDArray[np.float64]:
+    """float64 [m] of the predicted segments, NaN where the JSON gives none."""
+    return np.full(len(predicted.classes), np.nan) if predicted.scores is None else predicted.scores
+
+
+def _agree(segments: Annotation, pixels: npt.NDArray[np.int64]) -> bool:
+    """Whether the PNG has the ids and areas of the JSON; `pixels` [n + 2] of ids without a row, void, each row."""
+    said, found = segments.areas, pixels[2:]
+    return not pixels[0] and bool((((said == found) | (said < 0)) & (found > 0)).all())
 
 
 def _contradictions(
-    source: PanopticJson,
-    image_id: int | str,
-    segments: _Segments,
-    pixels: npt.NDArray[np.int64],
-    ids: npt.NDArray[np.int32],
+    source: PanopticJson, segments: Annotation, pixels: npt.NDArray[np.int64], ids: npt.NDArray[np.int32]
 ) -> list[str]:
-    """What `_Segments.agree` denies, in words; an area that the JSON does not give contradicts nothing."""
+    """What `_agree` denies, in words; an area that the JSON does not give contradicts nothing."""
     lines: list[str] = []
-    path = Path(_png(source, image_id))
+    path = source.png_dir / segments.file_name
     listed = np.concatenate([segments.known, np.array(segments.unknown, dtype=np.int32)])
     stray = np.setdiff1d(ids, listed) if pixels[0] else listed[:0]
     if len(stray):
@@ -215,17 +182,21 @@ def _contradictions(
     return lines
 
 
-def _things(source: PanopticJson, image_id: int | str, ids: npt.NDArray[np.int32]) -> list[dict[str, Any]]:
+def _things(segments: Annotation, ids: npt.NDArray[np.int32], categories: CategorySet) -> list[dict[str, Any]]:
     """The things, as rows of COCO's instance format."""
-    things = {category.id for category in source.categories.categories if category.is_thing}
-    return mask_rows(
-        ids, [row for row in source.annotations[image_id]["segments_info"] if row["category_id"] in things]
-    )
+    columns = (segments.known[1:], segments.classes, segments.is_crowd, _scores(segments))
+    rows = [
+        {"id": number, "category_id": categories[channel].id, "iscrowd": crowd}
+        | ({} if np.isnan(score) else {"score": score})
+        for number, channel, crowd, score in zip(*(column.tolist() for column in columns), strict=True)
+        if categories[channel].is_thing
+    ]
+    return mask_rows(ids, rows)
 
 
 def _png(source: PanopticJson, image_id: int | str) -> str:
     """Path of a PNG; a plain string, since making a `Path` takes a hundredth of the time that scoring does."""
-    return f"{source.png_dir}/{source.annotations[image_id]['file_name']}"
+    return f"{source.png_dir}/{source.annotations[image_id].file_name}"
 
 
 def _unlisted_is_void(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -171,7 +172,7 @@ def _one_thread(_: int) -> None:
 
 
 def _missing(truth: PanopticJson, predicted: PanopticJson) -> list[str]:
-    missing = [row["file_name"] for image_id, row in truth.annotations.items() if image_id not in predicted.annotations]
+    missing = [row.file_name for image_id, row in truth.annotations.items() if image_id not in predicted.annotations]
     if not missing:
         return []
     return [
@@ -182,15 +183,17 @@ def _missing(truth: PanopticJson, predicted: PanopticJson) -> list[str]:
 
 def _things_with_scores(predicted: PanopticJson) -> list[bool]:
     """Whether each predicted thing carries a score."""
-    categories = predicted.categories
-    things = {category.id for category in categories.categories if category.is_thing}
-    rows = (row for annotation in predicted.annotations.values() for row in annotation["segments_info"])
-    return ["score" in row for row in rows if row["category_id"] in things]
+    scored: list[bool] = []
+    for row in predicted.annotations.values():
+        is_thing = row.classes >= predicted.categories.num_stuff
+        scores = np.full(len(is_thing), np.nan) if row.scores is None else row.scores
+        scored += (~np.isnan(scores[is_thing])).tolist()
+    return scored
 
 
 def _require_photographs(truth: PanopticJson, folder: Path) -> None:
     """Asks before the long work, not after it."""
-    names = [row["file_name"] for row in truth.images.values() if row["id"] in truth.annotations]
+    names = [image.file_name for image_id, image in truth.images.items() if image_id in truth.annotations]
     absent = [name for name in names if not (folder / name).is_file()]
     if absent:
         raise FileNotFoundError(f"{folder / absent[0]}: no such photograph ({len(absent)} of {len(names)} are missing)")
