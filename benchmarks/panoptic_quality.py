@@ -14,8 +14,8 @@ best of some passes over all images in each of `--rounds` fresh processes:
   bootstrap samples); both are divided by the number of pairs, too, and stand in neither ratio.
 - `decoding_ms`: both PNGs by our reader, to ids; `torchvision_ms`, `cv2_ms`, `pillow_ms`: by others, to RGB.
 - `memory_ms`: maps that are already in memory, against `torchmetrics_ms` (skipped if it is not installed; other rules).
-- `growth_mb`: peak resident memory of `evaluate_files` (both JSON files read, all scores, one process) over 2,000 images
-  less that over 200. The files of the 200 pairs serve ten times.
+- `growth_mb`: peak resident memory of `evaluate_files` (both JSON files read, all scores, one process) over 2,000
+  images less that over 200. The files of the 200 pairs serve ten times.
 
 `peer_over_ours` above 1 means faster than the peer.
 """

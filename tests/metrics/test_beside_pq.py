@@ -8,7 +8,7 @@ import torch
 from upsnet.data.categories import CategorySet
 from upsnet.metrics.bootstrap import intervals, quality, resampled_sums
 from upsnet.metrics.boundary import boundary_distance, boundary_iou, boundary_pixels
-from upsnet.metrics.panoptic_quality import PanopticQuality, SegmentTable
+from upsnet.metrics.panoptic_quality import ImageScores, PanopticQuality, SegmentTable, match_counts
 
 CATEGORIES = CategorySet.from_json(
     [{"id": 10 + i, "name": f"c{i}", "isthing": int(i >= 2), "color": [i, 0, 0]} for i in range(4)], source="test"
@@ -168,3 +168,22 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
         low, high = intervals(rows, categories)["All"]["pq"]
         inside += low <= 100 * 0.8 * 0.6 / (0.6 + 0.2) <= high
     assert inside >= 50
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_compiled_sums_are_those_of_the_definition_bit_for_bit(seed):
+    rng = np.random.default_rng(seed)
+    n, m = rng.integers(0, 12, 2)
+    size = len(CATEGORIES)
+    inter = rng.integers(1, 9, (n + 2, m + 2)) * (rng.random((n + 2, m + 2)) < 0.15)
+    for i in range(2, 2 + min(n, m)):  # most rows have one that they match, some at exactly 1/2, some are empty
+        inter[i, i] = rng.choice([0, 1, 2, 4, 60], p=[0.1, 0.1, 0.1, 0.1, 0.6])
+    classes = rng.integers(0, size, n)
+    own = np.where(rng.random(m) < 0.6, np.resize(classes, m) if n else 0, rng.integers(0, size, m))
+    truth, predicted = SegmentTable.of(classes, rng.random(n) < 0.3), SegmentTable.of(own)
+    expected = ImageScores.of(match_counts(inter[1:, 1:], truth, predicted), CATEGORIES)
+    found = ImageScores.of_counts(inter[1:, 1:], truth, predicted, CATEGORIES)
+    for name in ("channels", "sums", "confused", "cells", "pixels"):
+        ours, theirs = getattr(found, name), getattr(expected, name)
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_array_equal(ours, theirs, err_msg=name)

@@ -79,17 +79,20 @@ class PairScorer:
         ):
             if not _agree(segments, pixels):
                 result.problems += _contradictions(source, segments, pixels, own)
-        found = match_counts(_unlisted_is_void(counts), *tables)
-        limit = None
+        inter = _unlisted_is_void(counts)
         if self.boundary:
             limit = boundary_iou(true_ids, truth.known[1:], ids, predicted.known[1:])
-        result.scores = ImageScores.of(found, self.truth.categories, limit)
+            result.scores = ImageScores.of(match_counts(inter, *tables), self.truth.categories, limit)
+        else:
+            result.scores = ImageScores.of_counts(inter, *tables, self.truth.categories)
         if self.detections:
             masks = _things(truth, true_ids, self.truth.categories) if self.truth_masks else []
             found_masks = _things(predicted, ids, self.truth.categories)
             result.instances = ImageInstances(image_id, true_ids.shape, masks, found_masks)
         if self.report:
-            result.report = ImageRow.of(self.truth.images[image_id].file_name, found, _scores(predicted))
+            result.report = ImageRow.of(
+                self.truth.images[image_id].file_name, match_counts(inter, *tables), _scores(predicted)
+            )
         return result
 
     def pair(self, image_id: int | str, image_dir: Path | None) -> ImagePair:

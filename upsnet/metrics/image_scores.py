@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
+from types import ModuleType
 
 import numpy as np
 import numpy.typing as npt
 
 from upsnet.data.categories import CategorySet
-from upsnet.metrics.matching import Matching, match_counts
+from upsnet.metrics.matching import Matching, SegmentTable, match_counts
 
 FIELDS = ("iou", "tp", "fp", "fn")
+
+
+@functools.cache
+def compiled() -> ModuleType | None:
+    """The compiled loop, or None without numba."""
+    try:
+        from upsnet.metrics import image_scores_numba
+    except ImportError:
+        return None
+    return image_scores_numba
 
 
 def class_sums(found: Matching, num_classes: int) -> npt.NDArray[np.float64]:
@@ -83,3 +95,14 @@ class ImageScores:
         channels = np.flatnonzero(sums.any(1))
         confused = matched_classes(found, size)
         return cls(channels.astype(np.int16), sums[channels], confused, *class_pixels(found, size))
+
+    @classmethod
+    def of_counts(
+        cls, inter: npt.NDArray[np.int64], truth: SegmentTable, predicted: SegmentTable, categories: CategorySet
+    ) -> ImageScores:
+        """`of(match_counts(inter, truth, predicted), categories)`, a few times faster where numba is installed."""
+        loops = compiled()
+        if loops is None:
+            return cls.of(match_counts(inter, truth, predicted), categories)
+        size = len(categories)
+        return cls(*loops.image_scores(inter, truth.classes, truth.is_crowd, predicted.classes, size))

@@ -18,7 +18,7 @@ BYTE_OF_BIT = np.zeros(64, np.int64)
 BYTE_OF_BIT[[(0x03F79D71B4CB0A89 << n) % 2**64 >> 58 for n in range(64)]] = np.arange(64) // 8
 
 
-def _compiled(signature):
+def compile_now(signature):
     """Compiles at once, and keeps the code on the disk where there is a place for it."""
 
     def compile_it(function):
@@ -53,7 +53,7 @@ def _paeth(left, up, corner):
     return np.uint32(result)
 
 
-@_compiled("i4(u1[::1], i4[:, ::1])")
+@compile_now("i4(u1[::1], i4[:, ::1])")
 def unfilter(raw, ids):
     """Undoes the filters of an RGB PNG's rows and packs each pixel into an id; returns a bad filter type, or -1.
 
@@ -128,7 +128,7 @@ def _find(known, slots, shift, value):
     return slots[slot]
 
 
-@_compiled("void(i4[::1], i4[::1], i4[::1])")
+@compile_now("void(i4[::1], i4[::1], i4[::1])")
 def rows_of_ids(ids, known, rows):
     """`id_maps.rows_of_ids` over flat maps; one lookup for each run of equal ids."""
     slots, shift = _hash_table(known)
@@ -148,7 +148,7 @@ def _settle(pair, pixels, first_table, second_table, counts):
     counts[row, column] += pixels
 
 
-@_compiled("void(i4[::1], i4[::1], i4[::1], i4[::1], i8[:, ::1])")
+@compile_now("void(i4[::1], i4[::1], i4[::1], i4[::1], i8[:, ::1])")
 def count_pairs(first, first_known, second, second_known, counts):
     """`id_maps.count_pairs` over flat maps.
 
