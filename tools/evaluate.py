@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, help="processes that read files (default: one per core)")
     parser.add_argument("--boundary", action="store_true", help="also Boundary PQ")
     parser.add_argument(
-        "--output", type=Path, help="folder for metrics.json and predictions/ (a model) or per_image.json (files)"
+        "--output", type=Path, help="folder for metrics.json, per_image.json and, of a model, predictions/"
     )
     parser.add_argument("--report", action="store_true", help="also write report.html into --output")
     parser.add_argument("--images", type=Path, help="with --gt and --report: folder of the photographs")
@@ -138,11 +138,15 @@ def _score_model(args: argparse.Namespace) -> _Result | None:
         predictions = (
             args.output / "predictions" / "panoptic.json" if args.output and config.model.heads == "both" else None
         )
-        report = _collector(args, dataset.categories) if args.report else None
-        metrics = evaluate(
-            model, dataset, config, device, predictions=predictions, boundary=args.boundary, report=report
+        options: dict[str, Any] = {"predictions": predictions, "boundary": args.boundary}
+        options["per_image"] = args.output / "per_image.json" if args.output else None
+        options["report"] = _collector(args, dataset.categories) if args.report else None
+        metrics = evaluate(model, dataset, config, device, **options)
+        return (
+            (metrics, options["report"], _identity(args.checkpoint, config, device))
+            if distributed.rank() == 0
+            else None
         )
-        return (metrics, report, _identity(args.checkpoint, config, device)) if distributed.rank() == 0 else None
 
 
 def _collector(args: argparse.Namespace, categories: CategorySet) -> ReportCollector:

@@ -67,7 +67,9 @@ def score(rank, world_size, folder):
     data = {**TINY["data"], "val": {**TINY["data"]["val"], "num_images": IMAGES}}
     config = parse_config({**TINY, "data": data}, ["evaluate.instance=true"], source="tiny")
     dataset = open_dataset(config.data.val)
-    metrics = evaluate(NoisyTruth(), dataset, config, torch.device("cpu"), boundary=True, progress=False)
+    rows = folder / "rows" / f"{world_size}.json"
+    device = torch.device("cpu")
+    metrics = evaluate(NoisyTruth(), dataset, config, device, boundary=True, per_image=rows, progress=False)
     (folder / f"{world_size}-{rank}.json").write_text(json.dumps(metrics))
     if world_size > 1:
         dist.destroy_process_group()
@@ -87,6 +89,10 @@ def test_any_number_of_processes_gives_the_bits_of_one(tmp_path):
     assert len(texts) == 6
     assert len(set(texts.values())) == 1
     metrics = json.loads(texts["1-0.json"])
+    rows = [path.read_text() for path in (tmp_path / "rows").glob("*.json")]
+    assert len(rows) == 3
+    assert len(set(rows)) == 1
+    assert len(json.loads(rows[0])) == IMAGES
     for value in (metrics["panoptic"]["All"]["pq"], metrics["semantic"]["miou"], metrics["instance"]["ap"]):
         assert 0 < value < 95, "a case in which something can differ"
     assert metrics["panoptic"]["boundary"]["All"]["n"] > 3

@@ -45,7 +45,9 @@ def test_train_evaluate_predict_export_in_a_row(run_tool, tiny_yaml, tmp_path):
     assert code == 0, err
     files = json.loads((tmp_path / "files" / "metrics.json").read_text())
     assert files["panoptic"] == metrics["panoptic"], "the written predictions score as the model did"
-    assert [row["image_id"] for row in json.loads((tmp_path / "files" / "per_image.json").read_text())] == [0, 1, 2]
+    of_model, of_files = (json.loads((tmp_path / name / "per_image.json").read_text()) for name in ("eval", "files"))
+    assert [row["image_id"] for row in of_files] == [0, 1, 2]
+    assert of_model == of_files
 
     code, out, err = run_tool("export", "--checkpoint", run / "last.pt", "--output", tmp_path / "slim.pt")
     assert code == 0, err

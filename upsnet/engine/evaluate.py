@@ -17,6 +17,7 @@ from upsnet.data.loader import PanopticDataset, test_loader
 from upsnet.data.predictions import PanopticWriter, prediction_rows, to_prediction
 from upsnet.data.targets import semantic_truth
 from upsnet.engine import distributed
+from upsnet.files import write_json
 from upsnet.metrics.instance_ap import InstanceAP
 from upsnet.metrics.panoptic_quality import PanopticQuality, SegmentTable
 from upsnet.metrics.report.collector import ImagePair, ReportCollector
@@ -115,6 +116,7 @@ def evaluate(
     predictions: Path | None = None,
     report: ReportCollector | None = None,
     boundary: bool = False,
+    per_image: Path | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Scores a model.
@@ -127,6 +129,7 @@ def evaluate(
         predictions: JSON to write COCO-panoptic predictions to; the PNGs go into the folder of its name.
         report: takes every image; at the end it holds those of all processes.
         boundary: find Boundary PQ, too.
+        per_image: JSON to write `PanopticQuality.per_image` to, where PQ applies.
         progress: show a bar.
 
     Returns:
@@ -160,6 +163,8 @@ def evaluate(
     if report is not None:
         report.merge(distributed.gather(report))
     meters.merge()
+    if per_image is not None and meters.panoptic is not None and rank == 0:
+        write_json(per_image, meters.panoptic.per_image())
     return meters.compute()
 
 
