@@ -142,11 +142,9 @@ def _score_model(args: argparse.Namespace) -> _Result | None:
         options["per_image"] = args.output / "per_image.json" if args.output else None
         options["report"] = _collector(args, dataset.categories) if args.report else None
         metrics = evaluate(model, dataset, config, device, **options)
-        return (
-            (metrics, options["report"], _identity(args.checkpoint, config, device))
-            if distributed.rank() == 0
-            else None
-        )
+        if distributed.rank() != 0:
+            return None
+        return metrics, options["report"], _identity(args.checkpoint, config, device)
 
 
 def _collector(args: argparse.Namespace, categories: CategorySet) -> ReportCollector:
