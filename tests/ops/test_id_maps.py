@@ -42,7 +42,7 @@ def test_every_implementation_counts_as_a_loop_does(seed, monkeypatch):
     np.testing.assert_array_equal(np.concatenate([[-1], first_known])[rows][rows > 0], first[rows > 0])
 
 
-@pytest.mark.parametrize("pixels", [1, 1024, 1025, 9000])
+@pytest.mark.parametrize("pixels", [1, 1024, 1025, 4096, 4097, 9000])
 def test_noise_with_more_pairs_than_the_cache_holds_is_counted(pixels):
     rng = np.random.default_rng(pixels)
     first, second = rng.integers(0, 90, (2, 1, pixels)).astype(np.int32)
