@@ -1,4 +1,5 @@
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -92,6 +93,29 @@ def test_predictions_never_leave_their_folder_nor_overwrite_each_other(tmp_path)
     for name in ("a/x.png", "/x.jpg", "../x.jpg"):
         with pytest.raises(ValueError, match="cannot name a prediction"):
             writer.add(2, name, ids, [])
+
+
+def test_memory_grows_by_two_kilobytes_an_image_however_long_its_rows(root):
+    def repeat(document):
+        fields = {"category_id": 1, "area": 10**6, "iscrowd": 0, "bbox": [1, 2, 3, 4]}
+        rows = [{"id": i, **fields} for i in range(10**6, 10**6 + 35)]
+        document["images"] = [
+            {"id": i, "file_name": f"{i}.jpg", "height": 48, "width": 64, "coco_url": "x" * 200} for i in range(200)
+        ]
+        document["annotations"] = [{"image_id": i, "file_name": f"{i}.png", "segments_info": rows} for i in range(200)]
+
+    edit(root, repeat)
+    open_root(root)
+    tracemalloc.start()
+    try:
+        data = open_root(root)
+        kept, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    size = (root / "annotations" / "panoptic_train.json").stat().st_size
+    assert len(data) == 200
+    assert kept < 200 * 2100
+    assert peak < 2 * size + 200 * 6000, "the text, and never all rows at once"
 
 
 def test_missing_files_are_named(root):

@@ -34,7 +34,7 @@ def test_train_evaluate_predict_export_in_a_row(run_tool, tiny_yaml, tmp_path):
     assert code == 0, err
     metrics = json.loads((tmp_path / "eval" / "metrics.json").read_text())
     assert set(metrics) == {"panoptic", "semantic", "instance"}
-    assert set(metrics["panoptic"]) == {"All", "Things", "Stuff", "per_class"}
+    assert {"All", "Things", "Stuff", "per_class"} < set(metrics["panoptic"])
 
     data = Shapes(3, (64, 96), seed=1)
     write_samples((data[i] for i in range(3)), CATEGORIES, tmp_path / "truth", "val")
@@ -45,6 +45,9 @@ def test_train_evaluate_predict_export_in_a_row(run_tool, tiny_yaml, tmp_path):
     assert code == 0, err
     files = json.loads((tmp_path / "files" / "metrics.json").read_text())
     assert files["panoptic"] == metrics["panoptic"], "the written predictions score as the model did"
+    of_model, of_files = (json.loads((tmp_path / name / "per_image.json").read_text()) for name in ("eval", "files"))
+    assert [row["image_id"] for row in of_files] == [0, 1, 2]
+    assert of_model == of_files
 
     code, out, err = run_tool("export", "--checkpoint", run / "last.pt", "--output", tmp_path / "slim.pt")
     assert code == 0, err
@@ -181,6 +184,23 @@ def test_mistakes_with_checkpoints(run_tool, checkpoint, tmp_path):
         one_line(run_tool("export", "--checkpoint", tmp_path / name, "--output", tmp_path / "x.pt"), part)
         one_line(run_tool("evaluate", "--checkpoint", tmp_path / name), part)
     assert not (tmp_path / "x.pt").exists()
+
+
+def test_files_that_contradict_each_other_are_reported_or_with_strict_refused(run_tool, tmp_path):
+    data = Shapes(2, (48, 64))
+    for name in ("gt", "pred"):
+        write_samples((data[i] for i in range(2)), CATEGORIES, tmp_path / name, "val")
+    gt, pred = (tmp_path / name / "annotations" / "panoptic_val.json" for name in ("gt", "pred"))
+    (pred.with_suffix("") / "000001.png").unlink()
+    code, out, err = run_tool("evaluate", "--gt", gt, "--pred", pred, "--boundary", "--workers", 1)
+    assert code == 0
+    assert all(name in out for name in ("pq ", "miou ", "pq_dagger ", "boundary_pq ", "pq_low "))
+    assert "warning: " in err
+    assert "000001.png: no such panoptic PNG" in err
+    one_line(run_tool("evaluate", "--gt", gt, "--pred", pred, "--strict"), "000001.png", "no such panoptic PNG")
+    for wrong in (["--workers", "0"], ["--instances", tmp_path / "none.json", "--strict"]):
+        assert run_tool("evaluate", "--gt", gt, "--pred", pred, *wrong)[0] == 2
+    assert run_tool("evaluate", "--checkpoint", "m.pt", "--strict")[0] == 2
 
 
 def test_options_that_do_not_go_together(run_tool, checkpoint, tmp_path):

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from upsnet.data.annotation import Annotation, ImageFile, SegmentColumns, pack_segments
 from upsnet.data.categories import CategorySet
-from upsnet.data.panoptic_png import read_panoptic_png
+from upsnet.data.panoptic_png import MAX_ID, read_panoptic_png
 from upsnet.files import read_image, read_json
+from upsnet.ops.id_maps import rows_of_ids
 from upsnet.structures import Sample
 
 
@@ -22,9 +24,12 @@ class PanopticJson:
         png_dir: folder of its PNGs; by default the JSON's path without `.json`.
         categories: the classes to use instead of the file's own.
         images: the image rows to use instead of the file's own; annotations of other images are left aside.
+        problems: if given, faults of single annotations are added to it instead of raised, and the reader goes on: a
+            segment of an unknown category stays in its row, a segment with a bad id and a second annotation of an
+            image leave, as does an annotation without its fields.
 
     Attributes:
-        annotations: image id -> annotation row; images: image id -> image row.
+        annotations: image id -> annotation; images: image id -> picture. The JSON's own rows are not kept.
 
     Raises:
         FileNotFoundError, ValueError: the file or a part of it is missing or contradicts itself.
@@ -35,58 +40,71 @@ class PanopticJson:
         path: Path,
         png_dir: Path | None = None,
         categories: CategorySet | None = None,
-        images: dict[int | str, dict[str, Any]] | None = None,
+        images: dict[int | str, ImageFile] | None = None,
+        problems: list[str] | None = None,
     ) -> None:
         self.path = path
+        self._problems = problems
         self.png_dir = png_dir or path.with_suffix("")
-        document = read_json(path)
+        document = read_json(path, pack_segments)
         needed = {"annotations": True, "images": images is None, "categories": categories is None}
         absent = [key for key in needed if needed[key] and (not isinstance(document, dict) or key not in document)]
         if absent:
             raise ValueError(f"{path}: no {', '.join(absent)}, expected a COCO-panoptic JSON")
         self.categories = categories or CategorySet.from_json(document["categories"], source=str(path))
+        self.images = {} if images is None else images
         for row in document["images"] if images is None else []:
             lacking = [key for key in ("id", "file_name", "height", "width") if key not in row]
             if lacking:
                 raise ValueError(f"{path}: image {row.get('file_name', row.get('id'))!r} lacks {', '.join(lacking)}")
-        self.images = images if images is not None else {row["id"]: row for row in document["images"]}
-        self.annotations: dict[int | str, dict[str, Any]] = {}
+            self.images[row["id"]] = ImageFile(row["file_name"], row["height"], row["width"])
+        self.annotations: dict[int | str, Annotation] = {}
         for row in document["annotations"]:
             if images is not None and row.get("image_id") not in images:
                 continue
-            self._check(row)
-            self.annotations[row["image_id"]] = row
+            annotation = self._checked(row)
+            if annotation is not None:
+                self.annotations[row["image_id"]] = annotation
         if not self.png_dir.is_dir():
             raise FileNotFoundError(f"{self.png_dir}: no such folder of panoptic PNGs (for {path})")
 
-    def _check(self, row: dict[str, Any]) -> None:
+    def _fault(self, text: str) -> None:
+        if self._problems is None:
+            raise ValueError(f"{self.path}: {text}")
+        self._problems.append(f"{self.path}: {text}")
+
+    def _checked(self, row: dict[str, Any]) -> Annotation | None:
+        """An annotation without its bad segments, None if it cannot be used."""
         name = row.get("file_name", row.get("image_id"))
         if row.get("image_id") not in self.images or "file_name" not in row or "segments_info" not in row:
-            raise ValueError(
-                f"{self.path}: annotation {name!r} needs file_name, segments_info and an image_id of 'images'"
-            )
+            self._fault(f"annotation {name!r} needs file_name, segments_info and an image_id of 'images'")
+            return None
         if row["image_id"] in self.annotations:
-            raise ValueError(f"{self.path}: image {row['image_id']} has two annotations, expected one")
-        seen = {0}
-        for segment in row["segments_info"]:
-            if segment.get("category_id") not in self.categories.channels:
-                raise ValueError(
-                    f"{self.path}: segment {segment.get('id')} of {name!r} has "
-                    f"category_id {segment.get('category_id')}, not among the {len(self.categories)} categories"
+            self._fault(f"image {row['image_id']} has two annotations, expected one")
+            return None
+        columns: SegmentColumns = row["segments_info"]
+        channels = self.categories.channels
+        seen, kept = {0}, []
+        for at, (number, category) in enumerate(zip(columns.ids, columns.categories, strict=True)):
+            if category not in channels:
+                self._fault(
+                    f"segment {number} of {name!r} has category_id {category}, not among the {len(channels)} categories"
                 )
-            if segment.get("id", 0) in seen:
-                raise ValueError(
-                    f"{self.path}: segment id {segment.get('id')} of {name!r} is missing, 0 (void) or stands twice"
+            if not isinstance(number, int) or number in seen or not 0 < number <= MAX_ID:
+                self._fault(
+                    f"segment id {number} of {name!r} is missing, stands twice, or is not 1 to {MAX_ID} (0 is void)"
                 )
-            seen.add(segment["id"])
+                continue
+            seen.add(number)
+            kept.append(at)
+        if len(kept) < len(columns.ids):
+            columns = columns.take(kept)
+        return Annotation.of(row["file_name"], columns, map(channels.get, columns.categories))
 
-    def segments(
-        self, image_id: int | str
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], list[dict[str, Any]]]:
-        """Semantic channel and crowd flag of each segment of an image, and the JSON rows themselves."""
-        rows = self.annotations[image_id]["segments_info"]
-        classes = np.array([self.categories.channels[row["category_id"]] for row in rows], dtype=np.int64)
-        return classes, np.array([bool(row.get("iscrowd", 0)) for row in rows], dtype=bool), rows
+    def segments(self, image_id: int | str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """Semantic channel and crowd flag of each segment of an image."""
+        annotation = self.annotations[image_id]
+        return annotation.classes.copy(), annotation.is_crowd.copy()
 
     def segment_map(self, image_id: int | str) -> npt.NDArray[np.int32]:
         """The PNG of an image, with ids replaced by row + 1 of `segments` (0 = void).
@@ -95,19 +113,16 @@ class PanopticJson:
             ValueError: the PNG holds an id that the JSON does not.
         """
         annotation = self.annotations[image_id]
-        path = self.png_dir / annotation["file_name"]
+        path = self.png_dir / annotation.file_name
         ids = read_panoptic_png(path)
-        known = np.array([0] + [row["id"] for row in annotation["segments_info"]], dtype=np.int64)
-        order = np.argsort(known)
-        position = np.searchsorted(known[order], ids).clip(max=len(known) - 1)
-        dense = order[position]
-        wrong = known[dense] != ids
-        if wrong.any():
-            listed = ", ".join(str(i) for i in np.unique(ids[wrong])[:5])
+        rows = rows_of_ids(ids, annotation.known)
+        if not rows.all():
+            listed = ", ".join(str(i) for i in np.unique(ids[rows == 0])[:5])
             raise ValueError(
                 f"{path}: segment id {listed} is not in {self.path}, expected every id of the PNG (but 0) there"
             )
-        return dense.astype(np.int32)
+        rows -= 1
+        return rows
 
 
 class CocoPanoptic:
@@ -131,10 +146,11 @@ class CocoPanoptic:
         categories: CategorySet | None = None,
     ) -> None:
         self.truth = PanopticJson(annotation_file, panoptic_dir)
-        if categories is not None:  # the same classes, in the model's order
-            categories.require(self.truth.categories, source=str(annotation_file))
-            self.truth.categories = categories
-        self.categories = self.truth.categories
+        own = self.truth.categories
+        self.categories = own if categories is None else categories
+        self.categories.require(own, source=str(annotation_file))
+        # the same classes, in the model's order
+        self.channels = np.array([self.categories.channels[category.id] for category in own.categories])
         self.image_dir = image_dir
         self.image_ids = list(self.truth.annotations)
         if not image_dir.is_dir():
@@ -147,17 +163,17 @@ class CocoPanoptic:
 
     def size(self, index: int) -> tuple[int, int]:
         """(H, W) from the JSON, without opening the picture."""
-        row = self.truth.images[self.image_ids[index]]
-        return int(row["height"]), int(row["width"])
+        image = self.truth.images[self.image_ids[index]]
+        return int(image.height), int(image.width)
 
     def __getitem__(self, index: int) -> Sample:
         image_id = self.image_ids[index]
-        file_name = self.truth.images[image_id]["file_name"]
+        file_name = self.truth.images[image_id].file_name
         image = read_image(self.image_dir / file_name, apply_exif=False)
         segment_map = self.truth.segment_map(image_id)
         if image.shape[:2] != segment_map.shape:
             raise ValueError(
                 f"{self.image_dir / file_name}: size {image.shape[:2]}, expected {segment_map.shape} like its PNG"
             )
-        classes, is_crowd, _ = self.truth.segments(image_id)
-        return Sample(image, segment_map, classes, is_crowd, image_id, file_name)
+        classes, is_crowd = self.truth.segments(image_id)
+        return Sample(image, segment_map, self.channels[classes], is_crowd, image_id, file_name)

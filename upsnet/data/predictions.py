@@ -25,7 +25,7 @@ def to_prediction(output: PanopticOutput, row: int, categories: CategorySet) -> 
         categories: the classes.
     """
     ids = output.segment_ids[row].cpu().numpy()
-    segments = _segments(ids, output.segment_classes[row].tolist(), output.segment_scores[row].tolist(), categories)
+    segments = list_segments(ids, output.segment_classes[row].tolist(), output.segment_scores[row].tolist(), categories)
     return PanopticPrediction(ids, segments)
 
 
@@ -33,13 +33,20 @@ def truth_as_prediction(truth: Sample, categories: CategorySet) -> PanopticPredi
     """A sample's truth in the form of a prediction, for pictures and files."""
     scores = [1.0] * len(truth.classes)
     return PanopticPrediction(
-        truth.segment_map, _segments(truth.segment_map, truth.classes.tolist(), scores, categories)
+        truth.segment_map, list_segments(truth.segment_map, truth.classes.tolist(), scores, categories)
     )
 
 
-def _segments(
+def list_segments(
     ids: npt.NDArray[np.int32], classes: list[int], scores: list[float], categories: CategorySet
 ) -> list[Segment]:
+    """Describes the segments that occur in a dense map.
+
+    Args:
+        ids: int32 [H, W]; 0 = void, `i + 1` = row `i` of the lists.
+        classes: semantic channels; scores: 0..1, NaN where there is none.
+        categories: the classes.
+    """
     areas, boxes = segment_geometry(ids, len(classes))
     segments = []
     for index in np.flatnonzero(areas).tolist():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from upsnet.data.loader import PanopticDataset, test_loader
 from upsnet.data.predictions import PanopticWriter, prediction_rows, to_prediction
 from upsnet.data.targets import semantic_truth
 from upsnet.engine import distributed
+from upsnet.files import write_json
 from upsnet.metrics.instance_ap import InstanceAP
 from upsnet.metrics.panoptic_quality import PanopticQuality, SegmentTable
+from upsnet.metrics.report.collector import ImagePair, ReportCollector
 from upsnet.metrics.semantic_iou import SemanticIoU
 from upsnet.models.upsnet import UPSNet
 from upsnet.ops.boxes import scale_boxes
@@ -34,9 +37,9 @@ class _Meters:
     instance: InstanceAP | None
 
     @classmethod
-    def of(cls, heads: str, categories: CategorySet, *, with_instances: bool) -> _Meters:
+    def of(cls, heads: str, categories: CategorySet, *, with_instances: bool, boundary: bool) -> _Meters:
         return cls(
-            PanopticQuality(categories) if heads == "both" else None,
+            PanopticQuality(categories, boundary=boundary) if heads == "both" else None,
             SemanticIoU(categories) if heads != "instance" else None,
             InstanceAP(categories) if heads != "semantic" and with_instances else None,
         )
@@ -46,8 +49,10 @@ class _Meters:
             if self.panoptic is not None:
                 segments = SegmentTable.of(truth.classes, truth.is_crowd)
                 predicted = SegmentTable.of(output.segment_classes[row].cpu())
-                ids = output.segment_ids[row].cpu().numpy()
-                self.panoptic.update(truth.image_id, truth.segment_map, segments, ids, predicted)
+                ids = output.segment_ids[row]  # counted where it is; the truth goes there
+                truth_map = torch.from_numpy(truth.segment_map).to(ids.device)
+                maps = (truth_map, ids) if ids.is_cuda else (truth.segment_map, ids.numpy())
+                self.panoptic.update(truth.image_id, maps[0], segments, maps[1], predicted)
             if self.semantic is not None and output.semantic is not None:
                 self.semantic.update(semantic_truth(truth), output.semantic[row].cpu().numpy())
             if self.instance is not None and output.instances is not None:
@@ -57,19 +62,36 @@ class _Meters:
     def merge(self) -> None:
         """Brings the rows of all processes together."""
         if self.panoptic is not None:
-            self.panoptic.rows = {k: v for rows in distributed.gather(self.panoptic.rows) for k, v in rows.items()}
+            self.panoptic.merge(distributed.gather(self.panoptic.rows))
         if self.semantic is not None:
             self.semantic.confusion = np.sum(distributed.gather(self.semantic.confusion), axis=0)
         if self.instance is not None:
-            for name in ("images", "truth", "detections"):
-                parts = distributed.gather(getattr(self.instance, name))
-                setattr(self.instance, name, [row for part in parts for row in part])
+            self.instance.merge(distributed.gather(self.instance.rows))
 
     def compute(self) -> dict[str, Any]:
         return {
             name: None if meter is None else meter.compute()
             for name, meter in (("panoptic", self.panoptic), ("semantic", self.semantic), ("instance", self.instance))
         }
+
+
+def _add_to_report(report: ReportCollector, batch: PanopticBatch, output: PanopticOutput) -> None:
+    for row, truth in enumerate(batch.truths):
+        pair = ImagePair(
+            truth.segment_map,
+            SegmentTable.of(truth.classes, truth.is_crowd),
+            output.segment_ids[row].cpu().numpy(),
+            SegmentTable.of(output.segment_classes[row].cpu()),
+            output.segment_scores[row].cpu().numpy(),
+            partial(_picture, batch, row),
+        )
+        report.update(truth.image_id, truth.file_name, pair)
+
+
+def _picture(batch: PanopticBatch, row: int) -> np.ndarray:
+    """The network's input as a picture, uint8 RGB [H, W, 3], without its padding."""
+    height, width = batch.network_sizes[row]
+    return batch.images[row, :, :height, :width].round().byte().permute(1, 2, 0).contiguous().numpy()
 
 
 def _instance_masks(
@@ -92,6 +114,9 @@ def evaluate(
     device: torch.device,
     *,
     predictions: Path | None = None,
+    report: ReportCollector | None = None,
+    boundary: bool = False,
+    per_image: Path | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Scores a model.
@@ -102,12 +127,17 @@ def evaluate(
         config: `data`, `model.heads` and `evaluate` count.
         device: to run on.
         predictions: JSON to write COCO-panoptic predictions to; the PNGs go into the folder of its name.
+        report: takes every image; at the end it holds those of all processes.
+        boundary: find Boundary PQ, too.
+        per_image: JSON to write `PanopticQuality.per_image` to, where PQ applies.
         progress: show a bar.
 
     Returns:
         The contents of `metrics.json`; sections that do not apply are None.
     """
-    meters = _Meters.of(config.model.heads, dataset.categories, with_instances=config.evaluate.instance)
+    meters = _Meters.of(
+        config.model.heads, dataset.categories, with_instances=config.evaluate.instance, boundary=boundary
+    )
     writer = PanopticWriter(predictions, dataset.categories) if predictions else None
     rank, world_size = distributed.rank(), distributed.world_size()
     loader = test_loader(dataset, config.data, batch_size=config.evaluate.batch_size, rank=rank, world_size=world_size)
@@ -118,6 +148,8 @@ def evaluate(
             batch.to(device), with_semantic=meters.semantic is not None, with_instances=meters.instance is not None
         )
         meters.update(batch, output)
+        if report is not None:
+            _add_to_report(report, batch, output)
         if writer is not None:
             for row, truth in enumerate(batch.truths):
                 prediction = to_prediction(output, row, dataset.categories)
@@ -128,7 +160,11 @@ def evaluate(
         writer.annotations = [row for part in distributed.gather(writer.annotations) for row in part]
         if rank == 0:
             writer.close()
+    if report is not None:
+        report.merge(distributed.gather(report))
     meters.merge()
+    if per_image is not None and meters.panoptic is not None and rank == 0:
+        write_json(per_image, meters.panoptic.per_image())
     return meters.compute()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import cv2
@@ -15,7 +16,14 @@ from upsnet.structures import PanopticPrediction, Sample, Segment
 Picture = npt.NDArray[np.uint8]
 
 
-def overlay(image: Picture, prediction: PanopticPrediction, categories: CategorySet, *, alpha: float = 0.5) -> Picture:
+def overlay(
+    image: Picture,
+    prediction: PanopticPrediction,
+    categories: CategorySet,
+    *,
+    alpha: float = 0.5,
+    label_fit: float = 0.6,
+) -> Picture:
     """Draws a prediction over its picture.
 
     Args:
@@ -23,6 +31,7 @@ def overlay(image: Picture, prediction: PanopticPrediction, categories: Category
         prediction: of the same size.
         categories: for the colours.
         alpha: opacity of the segments, 0..1.
+        label_fit: least width of a segment with a label, in widths of the label.
 
     Returns:
         uint8 RGB [H, W, 3]; void stays as it was.
@@ -36,7 +45,7 @@ def overlay(image: Picture, prediction: PanopticPrediction, categories: Category
     canvas = mixed.round().astype(np.uint8)
     canvas[_edges(ids)] = 255
     for segment in sorted(prediction.segments, key=lambda s: -s.area):
-        _label(canvas, ids, segment)
+        _label(canvas, ids, segment, label_fit)
     return canvas
 
 
@@ -68,13 +77,14 @@ def _edges(ids: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
     return edges
 
 
-def _label(canvas: Picture, ids: npt.NDArray[np.int32], segment: Segment) -> None:
+def _label(canvas: Picture, ids: npt.NDArray[np.int32], segment: Segment, label_fit: float) -> None:
     """Writes name and score at the innermost point of a segment that is large enough to carry them."""
     x1, y1, x2, y2 = segment.box
     scale = float(np.clip(min(ids.shape) / 900, 0.35, 1.0))
-    text = segment.category_name + (f" {segment.score:.2f}" if segment.is_thing else "")
+    has_score = segment.is_thing and not math.isnan(segment.score)
+    text = segment.category_name + (f" {segment.score:.2f}" if has_score else "")
     (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
-    if x2 - x1 < 0.6 * width or y2 - y1 < 1.5 * height:
+    if x2 - x1 < label_fit * width or y2 - y1 < 1.5 * height:
         return
     mask = np.pad((ids[y1:y2, x1:x2] == segment.id).astype(np.uint8), 1)
     _, _, _, (x, y) = cv2.minMaxLoc(cv2.distanceTransform(mask, cv2.DIST_L2, 3))

@@ -1,19 +1,36 @@
-"""COCO's average precision of boxes-with-masks, by pycocotools, against the things of the panoptic truth."""
+"""COCO's average precision of masks, against the things of the panoptic truth or an instance file."""
 
 from __future__ import annotations
 
-import contextlib
-import io
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from faster_coco_eval import COCO, COCOeval_faster
 from pycocotools import mask as rle
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from upsnet.data.categories import CategorySet, semantic_from_label
+from upsnet.files import read_json
 from upsnet.structures import Sample
+
+NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+
+
+@dataclass(frozen=True)
+class ImageInstances:
+    """The masks of one image as rows of COCO's instance format, without `image_id`.
+
+    Attributes:
+        image_id: as in the data set; size: (H, W).
+        truth: with iscrowd, area and bbox; detections: with score, in any order.
+    """
+
+    image_id: int | str
+    size: tuple[int, ...]
+    truth: list[dict[str, Any]]
+    detections: list[dict[str, Any]]
 
 
 class InstanceAP:
@@ -21,13 +38,16 @@ class InstanceAP:
 
     Args:
         categories: the classes.
+        truth: a COCO instance file whose masks are the truth, instead of those that images bring along.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or it lacks a part; at once.
     """
 
-    def __init__(self, categories: CategorySet) -> None:
+    def __init__(self, categories: CategorySet, truth: Path | None = None) -> None:
         self.categories = categories
-        self.images: list[dict[str, Any]] = []
-        self.truth: list[dict[str, Any]] = []
-        self.detections: list[dict[str, Any]] = []
+        self.rows: dict[Any, ImageInstances] = {}
+        self.file_truth = None if truth is None else _read_instances(truth, categories)
 
     def update(
         self,
@@ -42,53 +62,100 @@ class InstanceAP:
             truth: its sample.
             scores: [n], 0..1; labels: [n], 1..T; masks: [n, H, W].
         """
-        height, width = truth.size
-        self.images.append({"id": truth.image_id, "height": height, "width": width})
-        for row, (channel, is_crowd) in enumerate(zip(truth.classes.tolist(), truth.is_crowd.tolist(), strict=True)):
-            if self.categories[channel].is_thing:
-                mask = truth.segment_map == row + 1
-                if not mask.any():
-                    continue
-                encoded = _encode(mask)
-                fields = {"segmentation": encoded, "area": int(mask.sum()), "bbox": rle.toBbox(encoded).tolist()}
-                self.truth.append(
-                    {"image_id": truth.image_id, "category_id": self._id(channel), "iscrowd": int(is_crowd), **fields}
-                )
-        for score, label, mask in zip(scores.tolist(), labels.tolist(), masks, strict=True):
-            channel = semantic_from_label(label, self.categories.num_stuff)
-            self.detections.append(
-                {
-                    "image_id": truth.image_id,
-                    "category_id": self._id(channel),
-                    "score": score,
-                    "segmentation": _encode(mask),
-                }
-            )
+        things = [
+            {"id": row + 1, "category_id": self.categories[channel].id, "iscrowd": int(is_crowd)}
+            for row, (channel, is_crowd) in enumerate(zip(truth.classes.tolist(), truth.is_crowd.tolist(), strict=True))
+            if self.categories[channel].is_thing
+        ]
+        detections = [
+            {
+                "category_id": self.categories[semantic_from_label(label, self.categories.num_stuff)].id,
+                "score": score,
+                "segmentation": rle.encode(np.asfortranarray(mask, dtype=np.uint8)),
+            }
+            for score, label, mask in zip(scores.tolist(), labels.tolist(), masks, strict=True)
+        ]
+        self.add(ImageInstances(truth.image_id, truth.size, mask_rows(truth.segment_map, things), detections))
 
-    def _id(self, channel: int) -> int:
-        return self.categories[channel].id
+    def add(self, image: ImageInstances) -> None:
+        """Adds one image."""
+        self.rows[image.image_id] = image
+
+    def merge(self, others: list[dict[Any, ImageInstances]]) -> None:
+        """Takes the images of other processes, too."""
+        for rows in others:
+            self.rows.update(rows)
 
     def compute(self) -> dict[str, float | None]:
         """The `instance` section of `metrics.json`, in percent: AP over IoU 0.50-0.95, AP50, AP75, and by size.
 
-        A size that no true object has is None.
+        A size that no true object has is None. Images are taken in the order of their ids, so that any split over
+        processes gives the same bits.
         """
-        names = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
-        if not self.detections or not self.truth:
-            return dict.fromkeys(names, 0.0 if self.truth else None)
-        things = [{"id": c.id, "name": c.name} for c in self.categories.categories if c.is_thing]
-        truth = COCO()
-        with contextlib.redirect_stdout(io.StringIO()):
-            rows = [{**row, "id": i + 1} for i, row in enumerate(self.truth)]
-            truth.dataset = {"images": self.images, "annotations": rows, "categories": things, "info": {}}
-            truth.createIndex()
-            evaluation = COCOeval(truth, truth.loadRes(self.detections), "segm")
-            evaluation.evaluate()
-            evaluation.accumulate()
-            evaluation.summarize()
-        values = [100 * float(value) if value >= 0 else None for value in evaluation.stats[: len(names)]]
-        return dict(zip(names, values, strict=True))
+        images = [self.rows[key] for key in sorted(self.rows, key=str)]
+        numbers = {image.image_id: number for number, image in enumerate(images, 1)}
+        truth = self.file_truth
+        if truth is None:
+            truth = [{**row, "image_id": image.image_id} for image in images for row in image.truth]
+        truth = [row for row in truth if row["image_id"] in numbers]
+        found = [{**row, "image_id": numbers[image.image_id]} for image in images for row in image.detections]
+        if not found or not truth:
+            return dict.fromkeys(NAMES, 0.0 if truth else None)
+        document = {
+            "images": [{"id": numbers[i.image_id], "height": i.size[0], "width": i.size[1]} for i in images],
+            "annotations": [{**r, "id": n, "image_id": numbers[r["image_id"]]} for n, r in enumerate(truth, 1)],
+            "categories": [{"id": c.id, "name": c.name} for c in self.categories.categories if c.is_thing],
+        }
+        reference = COCO(document)
+        evaluation = COCOeval_faster(reference, reference.loadRes(found), "segm")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+        values = [100 * float(value) if value >= 0 else None for value in evaluation.stats[: len(NAMES)]]
+        return dict(zip(NAMES, values, strict=True))
 
 
-def _encode(mask: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    return rle.encode(np.asfortranarray(mask, dtype=np.uint8))
+def mask_rows(ids: npt.NDArray[np.int32], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of COCO's instance format for segments of an id map, in the rows' order.
+
+    Args:
+        ids: [H, W].
+        rows: with id and category_id, and iscrowd or score; ids without a pixel are left out.
+    """
+    flat = np.ascontiguousarray(ids.T).reshape(-1)  # run-length masks go down the columns
+    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    ends, values = np.append(starts[1:], flat.size), flat[starts]
+    found = []
+    for row in rows:
+        own = np.flatnonzero(values == row["id"])
+        if not len(own):
+            continue
+        edges = np.stack([starts[own], ends[own]], axis=1).reshape(-1)
+        lengths = np.diff(edges, prepend=0, append=flat.size)
+        plain: dict[str, Any] = {
+            "size": list(ids.shape),
+            "counts": lengths[: len(lengths) - (lengths[-1] == 0)].tolist(),
+        }
+        mask = rle.frPyObjects(plain, *ids.shape)
+        fields = {"segmentation": mask, "area": int(lengths[1::2].sum()), "bbox": rle.toBbox(mask).tolist()}
+        score = {"score": row["score"]} if "score" in row else {}
+        found.append({**score, "category_id": row["category_id"], "iscrowd": int(row.get("iscrowd", 0)), **fields})
+    return found
+
+
+def _read_instances(path: Path, categories: CategorySet) -> list[dict[str, Any]]:
+    document = read_json(path)
+    if not isinstance(document, dict) or "annotations" not in document:
+        raise ValueError(f"{path}: no annotations, expected a COCO instance file")
+    rows: list[dict[str, Any]] = document["annotations"]
+    for row in rows:
+        lacking = [key for key in ("image_id", "category_id", "segmentation", "area", "bbox") if key not in row]
+        if lacking:
+            raise ValueError(f"{path}: annotation {row.get('id')} lacks {', '.join(lacking)}")
+        channel = categories.channels.get(row["category_id"])
+        if channel is None or not categories[channel].is_thing:
+            raise ValueError(
+                f"{path}: annotation {row.get('id')} has category_id {row['category_id']}, expected a thing of the "
+                "panoptic truth's categories"
+            )
+    return [{**row, "iscrowd": int(row.get("iscrowd", 0))} for row in rows]

@@ -2,14 +2,62 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from upsnet.data.categories import CategorySet
 from upsnet.data.coco import PanopticJson
-from upsnet.metrics.panoptic_quality import PanopticQuality, SegmentTable
+from upsnet.metrics.image_pair import PairResult, PairScorer
+from upsnet.metrics.instance_ap import InstanceAP
+from upsnet.metrics.panoptic_quality import PanopticQuality
+from upsnet.metrics.report.collector import ReportCollector
+from upsnet.metrics.semantic_iou import SemanticIoU
+
+CHUNK = 16
+"""Images that go to a worker at a time."""
+
+
+@dataclass
+class FileScores:
+    """The sums over all images.
+
+    Attributes:
+        panoptic, instance: the metrics; instance is None where predictions carry no scores.
+        problems: one line for each fault of a file, in the order of the images.
+        report: what the report needs, where one is asked for.
+    """
+
+    panoptic: PanopticQuality
+    instance: InstanceAP | None
+    problems: list[str] = field(default_factory=list)
+    report: ReportCollector | None = None
+
+    def add(self, result: PairResult) -> None:
+        """Adds one image."""
+        self.problems += result.problems
+        if result.scores is not None:
+            self.panoptic.rows[result.image_id] = result.scores
+        if self.instance is not None and result.instances is not None:
+            self.instance.add(result.instances)
+        if self.report is not None and result.report is not None:
+            self.report.add(result.image_id, result.report)
+
+    def metrics(self) -> dict[str, Any]:
+        """The contents of `metrics.json`."""
+        semantic = SemanticIoU(self.panoptic.categories)
+        semantic.add(self.panoptic.rows.values())
+        instance = None if self.instance is None else self.instance.compute()
+        return {"panoptic": self.panoptic.compute(), "semantic": semantic.compute(), "instance": instance}
 
 
 def evaluate_files(
@@ -17,54 +65,135 @@ def evaluate_files(
     predicted_json: Path,
     truth_dir: Path | None = None,
     predicted_dir: Path | None = None,
-    *,
-    progress: bool = True,
+    **options: Any,
 ) -> tuple[dict[str, Any], list[str]]:
+    """The contents of `metrics.json`, and one line for each fault of a file; arguments as in `score_files`."""
+    scores = score_files(truth_json, predicted_json, truth_dir, predicted_dir, **options)
+    return scores.metrics(), scores.problems
+
+
+def score_files(
+    truth_json: Path,
+    predicted_json: Path,
+    truth_dir: Path | None = None,
+    predicted_dir: Path | None = None,
+    *,
+    instances: Path | None = None,
+    boundary: bool = False,
+    strict: bool = False,
+    workers: int | None = None,
+    report: Callable[[CategorySet], ReportCollector] | None = None,
+    image_dir: Path | None = None,
+    progress: bool = True,
+) -> FileScores:
     """Scores every annotated image of the truth; predictions for other images are left aside.
+
+    Faults of single images are reported and counted as `PairScorer` says; an image whose truth cannot be read is left
+    out. AP is found if every predicted thing of known category carries a score.
 
     Args:
         truth_json, predicted_json: COCO-panoptic JSON files.
         truth_dir, predicted_dir: folders of their PNGs; by default the JSON's path without `.json`.
+        instances: COCO instance file to find AP against; by default the things of the panoptic truth.
+        boundary: find Boundary PQ, too.
+        strict: the first fault is an error.
+        workers: processes; by default one per core. The result does not depend on it.
+        report: makes the collector of the report; image_dir: folder of the photographs for it.
         progress: show a bar.
 
-    Returns:
-        The contents of `metrics.json`, and one line for each segment whose JSON area is not its number of pixels
-        (the pixels count).
-
     Raises:
-        FileNotFoundError, ValueError: an image has no prediction, a PNG and its JSON disagree, or the sizes differ;
-            the message names the file.
+        FileNotFoundError, ValueError: a JSON or a folder is missing or unusable; with `strict`, any fault. The message
+            names the file.
     """
+    problems: list[str] = []
     truth = PanopticJson(truth_json, truth_dir)
-    predicted = PanopticJson(predicted_json, predicted_dir, truth.categories, truth.images)
-    missing = [row["file_name"] for image_id, row in truth.annotations.items() if image_id not in predicted.annotations]
-    if missing:
-        raise ValueError(
-            f"{predicted_json}: no prediction for {len(missing)} of {len(truth.annotations)} images, "
-            f"the first is {missing[0]}"
-        )
-    quality = PanopticQuality(truth.categories)
-    reports: list[str] = []
-    for image_id in tqdm(truth.annotations, desc="evaluate", disable=not progress, leave=False):
-        maps, tables = [], []
-        for source in (truth, predicted):
-            classes, is_crowd, rows = source.segments(image_id)
-            ids = source.segment_map(image_id)
-            areas = np.bincount(ids.ravel(), minlength=len(rows) + 1)[1:]
-            name = source.annotations[image_id]["file_name"]
-            for row, area in zip(rows, areas.tolist(), strict=True):
-                if row.get("area", area) != area:
-                    reports.append(
-                        f"{source.path}: segment {row['id']} of {name} has area {row['area']}, its pixels are {area}"
-                    )
-                if area == 0 and source is predicted:
-                    raise ValueError(
-                        f"{source.path}: segment id {row['id']} has no pixel in {name}, expected at least one"
-                    )
-            maps.append(ids)
-            tables.append(SegmentTable.of(classes, is_crowd if source is truth else None))
-        try:
-            quality.update(image_id, maps[0], tables[0], maps[1], tables[1])
-        except ValueError as error:
-            raise ValueError(f"{predicted.png_dir / predicted.annotations[image_id]['file_name']}: {error}") from None
-    return {"panoptic": quality.compute(), "semantic": None, "instance": None}, reports
+    if image_dir is not None:
+        _require_photographs(truth, image_dir)
+    predicted = PanopticJson(predicted_json, predicted_dir, truth.categories, truth.images, problems)
+    problems += _missing(truth, predicted)
+    scored = _things_with_scores(predicted)
+    if 0 < sum(scored) < len(scored):
+        problems.append(f"{predicted_json}: {len(scored) - sum(scored)} of {len(scored)} things lack a score: no AP")
+    with_ap = bool(scored) and all(scored)
+    if instances is not None and not with_ap:
+        problems.append(f"{predicted_json}: no AP against {instances}, which needs a score on every predicted thing")
+    scores = FileScores(
+        PanopticQuality(truth.categories, boundary=boundary),
+        InstanceAP(truth.categories, instances) if with_ap else None,
+        problems,
+        report(truth.categories) if report is not None else None,
+    )
+    scorer = PairScorer(truth, predicted, boundary, with_ap, with_ap and instances is None, report is not None)
+    pairs = _Pairs(scorer, list(truth.annotations))
+    bar = tqdm(total=len(pairs), desc="evaluate", disable=not progress, leave=False)
+    with bar:
+        for result in _in_order(pairs, workers):
+            if strict and problems:
+                break
+            scores.add(result)
+            bar.update()
+    if strict and problems:
+        raise ValueError(problems[0])
+    if scores.report is not None:
+        scores.report.illustrate(partial(scorer.pair, image_dir=image_dir))
+    return scores
+
+
+class _Pairs(Dataset[PairResult]):
+    def __init__(self, scorer: PairScorer, image_ids: list[int | str]) -> None:
+        self.scorer = scorer
+        self.image_ids = image_ids
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def __getitem__(self, index: int) -> PairResult:
+        return self.scorer(self.image_ids[index])
+
+
+def _in_order(pairs: _Pairs, workers: int | None) -> Iterator[PairResult]:
+    """The results in the order of the images; a few chunks per worker are on their way at a time."""
+    if workers is None:
+        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(workers, len(pairs) // CHUNK)
+    if workers <= 1:
+        yield from (pairs[index] for index in range(len(pairs)))
+        return
+    loader = DataLoader(
+        pairs, batch_size=CHUNK, num_workers=workers, collate_fn=list, worker_init_fn=_one_thread, prefetch_factor=2
+    )
+    for chunk in loader:
+        yield from chunk
+
+
+def _one_thread(_: int) -> None:
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+
+
+def _missing(truth: PanopticJson, predicted: PanopticJson) -> list[str]:
+    missing = [row.file_name for image_id, row in truth.annotations.items() if image_id not in predicted.annotations]
+    if not missing:
+        return []
+    return [
+        f"{predicted.path}: no prediction for {len(missing)} of {len(truth.annotations)} images, "
+        f"the first is {missing[0]}: their segments count as missed"
+    ]
+
+
+def _things_with_scores(predicted: PanopticJson) -> list[bool]:
+    """Whether each predicted thing carries a score."""
+    scored: list[bool] = []
+    for row in predicted.annotations.values():
+        is_thing = row.classes >= predicted.categories.num_stuff
+        scores = np.full(len(is_thing), np.nan) if row.scores is None else row.scores
+        scored += (~np.isnan(scores[is_thing])).tolist()
+    return scored
+
+
+def _require_photographs(truth: PanopticJson, folder: Path) -> None:
+    """Asks before the long work, not after it."""
+    names = [image.file_name for image_id, image in truth.images.items() if image_id in truth.annotations]
+    absent = [name for name in names if not (folder / name).is_file()]
+    if absent:
+        raise FileNotFoundError(f"{folder / absent[0]}: no such photograph ({len(absent)} of {len(names)} are missing)")

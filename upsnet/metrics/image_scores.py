@@ -1,0 +1,108 @@
+"""What panoptic metrics keep of one image: a few sums for each class that occurs in it."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from types import ModuleType
+
+import numpy as np
+import numpy.typing as npt
+
+from upsnet.data.categories import CategorySet
+from upsnet.metrics.matching import Matching, SegmentTable, match_counts
+
+FIELDS = ("iou", "tp", "fp", "fn")
+
+
+@functools.cache
+def compiled() -> ModuleType | None:
+    """The compiled loop, or None without numba."""
+    try:
+        from upsnet.metrics import image_scores_numba
+    except ImportError:
+        return None
+    return image_scores_numba
+
+
+def class_sums(found: Matching, num_classes: int) -> npt.NDArray[np.float64]:
+    """float64 [num_classes, 4]: sum of IoU, TP, FP, FN of each class in one image."""
+    hit = found.truth.classes[found.hit_truth]
+    scores = np.empty((num_classes, len(FIELDS)))
+    scores[:, 0] = np.bincount(hit, found.iou[found.hit_truth, found.hit_predicted], num_classes)
+    scores[:, 1] = np.bincount(hit, minlength=num_classes)
+    scores[:, 2] = np.bincount(found.predicted.classes[found.spurious], minlength=num_classes)
+    scores[:, 3] = np.bincount(found.truth.classes[found.missed], minlength=num_classes)
+    return scores
+
+
+def class_pixels(found: Matching, num_classes: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """The pixels of an image by true and predicted class, read from its counted pairs of segments.
+
+    Void truth is left out.
+
+    Returns:
+        cells int32, true x (num_classes + 1) + predicted, some of them more than once; true is the channel, a crowd's
+        is num_classes higher; predicted is num_classes where the prediction is void. And the pixels of each, int32.
+    """
+    counts = found.inter[1:]
+    row, column = np.nonzero(counts)
+    true = found.truth.classes + num_classes * found.truth.is_crowd
+    predicted = np.concatenate([[num_classes], found.predicted.classes])
+    cells = true[row] * (num_classes + 1) + predicted[column]
+    return cells.astype(np.int32), counts[row, column].astype(np.int32)
+
+
+def matched_classes(found: Matching, num_classes: int) -> npt.NDArray[np.int32]:
+    """Pairs of segments with IoU above 1/2 of any classes, crowds aside: true channel x num_classes + predicted."""
+    true, predicted = found.truth.classes[found.pair_truth], found.predicted.classes[found.pair_predicted]
+    return (true * num_classes + predicted).astype(np.int32)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageScores:
+    """What is kept of an image: the sums of its own classes.
+
+    Attributes:
+        channels: int16 [k], the classes that occur.
+        sums: float64 [k, 4 or 8], `FIELDS`, and those by boundary where asked for.
+        confused: int32, see `matched_classes`.
+        cells, pixels: int32, see `class_pixels`.
+    """
+
+    channels: npt.NDArray[np.int16]
+    sums: npt.NDArray[np.float64]
+    confused: npt.NDArray[np.int32]
+    cells: npt.NDArray[np.int32]
+    pixels: npt.NDArray[np.int32]
+
+    @classmethod
+    def of(
+        cls, found: Matching, categories: CategorySet, boundary: npt.NDArray[np.float64] | None = None
+    ) -> ImageScores:
+        """Sums up an image.
+
+        Args:
+            found: its segments.
+            categories: the classes.
+            boundary: [n, m], Boundary IoU of its segments, where that is asked for.
+        """
+        size = len(categories)
+        sums = class_sums(found, size)
+        if boundary is not None:
+            by_boundary = match_counts(found.inter, found.truth, found.predicted, boundary)
+            sums = np.concatenate([sums, class_sums(by_boundary, size)], axis=1)
+        channels = np.flatnonzero(sums.any(1))
+        confused = matched_classes(found, size)
+        return cls(channels.astype(np.int16), sums[channels], confused, *class_pixels(found, size))
+
+    @classmethod
+    def of_counts(
+        cls, inter: npt.NDArray[np.int64], truth: SegmentTable, predicted: SegmentTable, categories: CategorySet
+    ) -> ImageScores:
+        """`of(match_counts(inter, truth, predicted), categories)`, a few times faster where numba is installed."""
+        loops = compiled()
+        if loops is None:
+            return cls.of(match_counts(inter, truth, predicted), categories)
+        size = len(categories)
+        return cls(*loops.image_scores(inter, truth.classes, truth.is_crowd, predicted.classes, size))

@@ -1,0 +1,97 @@
+"""One pass over the pixels of id maps: numba's where it is installed (`id_maps_numba.py`), else numpy's, or torch's.
+
+Ids may be any integers of 32 bits. A table of known ids gives them rows: row i + 1 is `known[i]`, row 0 is every id
+that the table lacks.
+"""
+
+from __future__ import annotations
+
+import functools
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+IntArray = npt.NDArray[np.integer]
+
+
+@functools.cache
+def compiled() -> ModuleType | None:
+    """The compiled loops, or None without numba."""
+    try:
+        from upsnet.ops import id_maps_numba
+    except ImportError:
+        return None
+    return id_maps_numba
+
+
+def rows_of_ids(ids: IntArray, known: IntArray) -> npt.NDArray[np.int32]:
+    """Replaces ids by rows of a table.
+
+    Args:
+        ids: [H, W].
+        known: [n], all different.
+
+    Returns:
+        int32 [H, W], 0..n.
+    """
+    flat, table = _flat(ids), _flat(known)
+    loops = compiled()
+    if loops is None or not flat.size:
+        return _search(flat, table).reshape(ids.shape)
+    rows = np.empty_like(flat)
+    loops.rows_of_ids(flat, table, rows)
+    return rows.reshape(ids.shape)
+
+
+def count_pairs(first: Any, first_known: IntArray, second: Any, second_known: IntArray) -> npt.NDArray[np.int64]:
+    """How many pixels have each pair of ids.
+
+    Args:
+        first, second: [H, W] of one size, both numpy arrays, or both tensors on one device. Maps on a GPU are
+            counted there; the counts alone come to the host.
+        first_known: [n], all different; second_known: [m], all different.
+
+    Returns:
+        int64 [n + 1, m + 1]; row and column 0 are ids that the tables lack.
+    """
+    shape = (len(first_known) + 1, len(second_known) + 1)
+    if isinstance(first, Tensor):
+        return _count_tensors(first, first_known, second, second_known, shape)
+    flats = _flat(first), _flat(second)
+    loops = compiled()
+    if loops is None or not flats[0].size:
+        pairs = _search(flats[0], first_known).astype(np.int64) * shape[1] + _search(flats[1], second_known)
+        return np.bincount(pairs, minlength=shape[0] * shape[1]).reshape(shape)
+    counts = np.zeros(shape, dtype=np.int64)
+    loops.count_pairs(flats[0], _flat(first_known), flats[1], _flat(second_known), counts)
+    return counts
+
+
+def _flat(values: IntArray) -> npt.NDArray[np.int32]:
+    flat = np.ascontiguousarray(values, dtype=np.int32).reshape(-1)
+    return flat if flat.flags.writeable else flat.copy()  # the loops are compiled for arrays that can be written
+
+
+def _search(ids: IntArray, known: IntArray) -> npt.NDArray[np.int32]:
+    if not len(known):
+        return np.zeros(len(ids), dtype=np.int32)
+    order = np.argsort(known)
+    row = order[np.searchsorted(known[order], ids).clip(max=len(known) - 1)]
+    return np.where(known[row] == ids, row + 1, 0).astype(np.int32)
+
+
+def _count_tensors(
+    first: Tensor, first_known: IntArray, second: Tensor, second_known: IntArray, shape: tuple[int, int]
+) -> npt.NDArray[np.int64]:
+    rows = []
+    for ids, known in ((first, first_known), (second, second_known)):
+        table, order = torch.as_tensor(known, dtype=torch.int32).sort()
+        table, order = table.to(ids.device), order.to(ids.device)
+        position = torch.searchsorted(table, ids.reshape(-1).int(), out_int32=True).clamp_(max=len(known) - 1)
+        rows.append(torch.where(table[position] == ids.reshape(-1), order[position] + 1, 0))
+    counts = torch.bincount(rows[0] * shape[1] + rows[1], minlength=shape[0] * shape[1])
+    return counts.reshape(shape).cpu().numpy()
