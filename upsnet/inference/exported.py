@@ -22,9 +22,6 @@ METADATA = "upsnet.json"
 """Name under which a file holds its description."""
 OUTPUTS = ("segment_ids", "category_id", "is_thing", "score", "area", "box", "valid")
 
-MIN_SIDE = 96
-"""Of a `.pt2` for any size: `torch.export` treats levels of one cell as a case of its own."""
-
 Graph = Callable[[Tensor, Tensor, Tensor], dict[str, Tensor]]
 """Images, image sizes and canvas -> the outputs of `DeployedModel`."""
 
@@ -92,7 +89,8 @@ def load_graph(
         raise ValueError(f"{path}: runs on {used.type} here, expected {wanted.type}: {_REMEDIES[path.suffix]}")
     config, categories = read_description(metadata, source=str(path))
     size = metadata["network_size"]
-    least = MIN_SIDE if path.suffix == ".pt2" else 0
+    # A `.pt2` for any size needs levels of more than one cell: `torch.export` treats a single one as a case of its own.
+    least = 0 if path.suffix == ".onnx" else 64 if len(config.model.rpn.shapes()) < 5 else 96
     make_input = InferenceInput(config.data, None if size is None else (size[0], size[1]), least)
     return ExportedModel(run, categories, metadata["batch_size"], used), categories, make_input
 
