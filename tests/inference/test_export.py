@@ -20,7 +20,7 @@ from upsnet.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoin
 from upsnet.inference import export
 from upsnet.inference.deploy import DeployedModel, panoptic_segments
 from upsnet.inference.export import export_graph
-from upsnet.inference.exported import METADATA, is_compiled
+from upsnet.inference.exported import METADATA, is_compiled, load_graph
 from upsnet.models.build import build_model
 
 from ..conftest import ROOT, TINY
@@ -184,8 +184,8 @@ def test_a_compiled_file_predicts_as_the_model_does(lively_checkpoint, tmp_path,
     predictor = PanopticPredictor.from_checkpoint(path)
     assert predictor.device.type == "cpu"
     assert sum(s.is_thing for s in predictor(Shapes(1, (50, 70), seed=9)[0].image).segments) >= 1
-    with pytest.raises(ValueError, match="runs on cpu here, expected cuda: it was compiled for one kind of device"):
-        PanopticPredictor.from_checkpoint(path, "cuda")
+    with pytest.raises(ValueError, match="runs on cpu here, expected meta: it was compiled for one kind of device"):
+        load_graph(path, "meta")
 
 
 def run_example(command, model, picture, output):
@@ -334,5 +334,8 @@ def test_wrong_requests_are_named(lively_checkpoint, tmp_path):
     (tmp_path / "text.pt2").write_text("hello")
     with pytest.raises(ValueError, match=r"text\.pt2: cannot be read as an exported model"):
         PanopticPredictor.from_checkpoint(tmp_path / "text.pt2", "cpu")
+    (tmp_path / "none.onnx").write_text("hello")
+    with pytest.raises(ValueError, match="device 'gpu' is not available here"):
+        PanopticPredictor.from_checkpoint(tmp_path / "none.onnx", "gpu")
     with pytest.raises(FileNotFoundError, match=r"none\.pt2: no such exported model"):
         PanopticPredictor.from_checkpoint(tmp_path / "none.pt2", "cpu")

@@ -16,6 +16,7 @@ from upsnet.data.categories import CategorySet
 from upsnet.data.loader import InferenceInput
 from upsnet.engine.checkpoint import read_description
 from upsnet.inference import deploy  # noqa: F401 - registers the operators that a .pt2 calls
+from upsnet.ops.backend import usable_device
 from upsnet.structures import PanopticBatch, PanopticOutput
 
 METADATA = "upsnet.json"
@@ -76,7 +77,7 @@ def load_graph(
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such exported model")
-    wanted = None if device is None else torch.device(device)
+    wanted = None if device is None else usable_device(device)
     try:
         run, text, used = (_load_onnx if path.suffix == ".onnx" else _load_pt2)(path, wanted)
         metadata = json.loads(text)

@@ -24,6 +24,7 @@ from upsnet.inference.cuda_graph import GraphedModel
 from upsnet.inference.exported import ExportedModel, load_graph
 from upsnet.models.inference_form import fold_norms
 from upsnet.models.upsnet import UPSNet
+from upsnet.ops.backend import usable_device
 from upsnet.structures import PanopticPrediction
 
 Picture = str | Path | Image.Image | npt.NDArray[np.uint8]
@@ -53,10 +54,7 @@ class PanopticPredictor:
         *,
         cuda_graph: bool = False,
     ) -> None:
-        try:
-            self.device = torch.empty(0, device=device).device
-        except (RuntimeError, AssertionError) as error:
-            raise ValueError(f"device {str(device)!r} is not available here ({str(error).splitlines()[0]})") from None
+        self.device = usable_device(device)
         self.model: UPSNet | ExportedModel | GraphedModel = model
         if isinstance(model, UPSNet):
             model.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -1,11 +1,24 @@
-"""Which kernels a tensor can use."""
+"""Which devices there are, and which kernels a tensor can use."""
 
 from __future__ import annotations
 
 from functools import cache
 from importlib.util import find_spec
 
+import torch
 from torch import Tensor
+
+
+def usable_device(device: torch.device | str) -> torch.device:
+    """The device of this name.
+
+    Raises:
+        ValueError: there is none here.
+    """
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {str(device)!r} is not available here ({str(error).splitlines()[0]})") from None
 
 
 def has_kernels(x: Tensor) -> bool:
