@@ -6,7 +6,7 @@
 One JSON line per size. Pairs are generated: smooth stuff regions and 5 to 55 blobs, 24-bit random ids, 133 classes; the
 prediction is the truth under a smooth deformation, with some segments of another class or gone; PNGs by Pillow's
 default compression. Each figure is CPU time (user and system) of one thread in milliseconds per pair of images, the
-best of some passes over all images in each of `--rounds` fresh processes:
+best of some passes over all images in each of `--rounds` fresh processes; the peer and torchmetrics run once:
 
 - `peer_ms`: `pq_compute_single_core` of cityscapesscripts on parsed annotations (PQ alone).
 - `ours_ms`: `PairScorer` on parsed annotations, with what is kept for PQ, PQ-dagger, mIoU and confusion. `json_ms` is

@@ -12,6 +12,7 @@ the JSON is not the number of pixels, the pixels count.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from dataclasses import replace
 from functools import partial
@@ -29,7 +30,7 @@ from upsnet.engine.checkpoint import load_checkpoint
 from upsnet.engine.evaluate import evaluate
 from upsnet.engine.logging import flatten
 from upsnet.errors import run_tool
-from upsnet.files import write_json
+from upsnet.files import atomic_path, write_json
 from upsnet.inference.visualize import overlay
 from upsnet.metrics.panoptic_json import score_files
 from upsnet.metrics.report.collector import ReportCollector
@@ -71,6 +72,8 @@ def main() -> None:
     of_files = (args.gt_dir, args.pred_dir, args.instances, args.strict, args.workers)
     if args.gt is None and any(of_files):
         parser.error("--gt-dir, --pred-dir, --instances, --strict and --workers need --gt and --pred")
+    if args.gt is not None and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        parser.error("--gt and --pred run in one process with --workers, not under torchrun")
     if args.workers is not None and args.workers < 1:
         parser.error(f"--workers is {args.workers}, expected 1 or more")
     if args.report and args.output is None:
@@ -114,6 +117,9 @@ def _score_files(args: argparse.Namespace) -> _Result:
         print(f"warning: {len(scores.problems) - SHOWN_PROBLEMS} more contradictions in the files", file=sys.stderr)
     if args.output is not None:
         write_json(args.output / "per_image.json", scores.panoptic.per_image())
+        if scores.problems:
+            with atomic_path(args.output / "problems.txt") as path:
+                path.write_text("".join(f"{line}\n" for line in scores.problems), errors="replace")
     facts = [("Truth", str(args.gt)), ("Predictions", str(args.pred))]
     if args.report:
         facts += [("SHA-256 of the two", f"{digest(args.gt)}, {digest(args.pred)}")]

@@ -52,3 +52,9 @@ def test_other_numbering_is_refused_by_name():
         ours.require(CategorySet.from_json(swapped, source="x"), source="val.json")
     with pytest.raises(ValueError, match="missing"):
         ours.require(CategorySet.from_json(ROWS[:3], source="x"), source="val.json")
+
+
+@pytest.mark.parametrize("color", ["red", [1, 2], [1, 2, 256]])
+def test_a_color_that_is_none_is_named(color):
+    with pytest.raises(ValueError, match=r"test: category 'a' has color .* expected three of 0\.\.255"):
+        CategorySet.from_json([{"id": 1, "name": "a", "isthing": 1, "color": color}], source="test")

@@ -9,6 +9,7 @@ import pytest
 from upsnet.data.panoptic_png import read_panoptic_png, write_panoptic_png
 from upsnet.data.predictions import PanopticWriter
 from upsnet.metrics.panoptic_json import evaluate_files, score_files
+from upsnet.metrics.report.collector import ReportCollector
 
 from .test_panoptic_quality import CATEGORIES, change, write_random
 
@@ -253,3 +254,55 @@ def test_rows_of_images_name_the_worst(pair):
     overwrite(first(pair), 140000, 0)
     rows = score_files(pair / "gt.json", pair / "pred.json", progress=False).panoptic.per_image()
     assert [row["pq"] for row in rows] == [pytest.approx(200 / 3), 100]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("area", 1e30, "an area that is no number"), ("area", {}, "an area that is no number"),
+        ("area", 4.5, "an area that is no number"), ("category_id", [1], "category_id None"),
+        ("id", "x", "segment id x"), ("score", {}, None), ("score", 10**400, None), ("iscrowd", "0", None),
+    ],
+)  # fmt: skip
+def test_nonsense_in_a_field_is_named_or_counts_as_nothing(pair, field, value, said):
+    change(pair / "pred.json", lambda d: d["annotations"][0]["segments_info"][0].update({field: value}))
+    metrics, problems = evaluate(pair)
+    assert metrics["panoptic"]["All"]["n"] == 3
+    assert (not problems) if said is None else said in problems[0]
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda d: d.update(annotations=None), r"pred\.json: 'annotations' is no list of objects"),
+        (lambda d: d.update(annotations=[5]), r"pred\.json: 'annotations' is no list of objects"),
+    ],
+)
+def test_a_json_of_another_kind_is_named(pair, edit, message):
+    change(pair / "pred.json", edit)
+    with pytest.raises(ValueError, match=message):
+        evaluate(pair)
+
+
+def test_no_thing_among_scored_predictions_is_an_ap_of_zero(pair):
+    def only_stuff(document):
+        for annotation in document["annotations"]:
+            annotation["segments_info"] = [{**annotation["segments_info"][0], "score": 1.0}]
+
+    change(pair / "pred.json", only_stuff)
+    assert evaluate(pair)[0]["instance"]["ap"] == 0
+
+
+def test_a_broken_photograph_costs_its_picture_alone(pair):
+    def collector(categories):
+        return ReportCollector(categories, lambda picture, *_: picture, 1)
+
+    (pair / "photographs").mkdir()
+    for number in range(2):
+        (pair / "photographs" / f"{number}.jpg").write_bytes(b"no picture")
+    scores = score_files(
+        pair / "gt.json", pair / "pred.json", report=collector, image_dir=pair / "photographs", progress=False
+    )
+    assert len(scores.problems) == 1, "one image is both the worst and the best"
+    assert "0.jpg: cannot be read as an image" in scores.problems[0]
+    assert counts(scores.metrics()) == ALL

@@ -23,7 +23,7 @@ from upsnet.metrics.report.statistics import summarize
 
 from ..conftest import ROOT
 
-EVIL = "<script>alert(1)</script>"
+EVIL = "\"'><script>alert(1)</script>"
 
 
 def flawed(sample, rng):

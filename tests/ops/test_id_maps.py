@@ -67,3 +67,14 @@ def test_empty_maps_count_nothing():
     assert rows_of_ids(empty, known).shape == (0, 5)
     one = np.ones((1, 1), dtype=np.int32)
     assert count_pairs(one, known[:0], one, known[:0]).tolist() == [[1]]
+
+
+def test_wide_ids_and_maps_of_two_sizes_are_refused():
+    known = np.array([1], dtype=np.int32)
+    with pytest.raises(ValueError, match="expected integers of 32 bits"):
+        count_pairs(np.array([[1]]), known, np.array([[2**32 + 1]]), known)
+    with pytest.raises(ValueError, match="expected one size"):
+        count_pairs(np.array([[1, 1]]), known, np.array([[1]]), known)
+    wide = torch.tensor([[2**32 + 1]])
+    assert count_pairs(wide, known, wide, known).tolist() == [[1, 0], [0, 0]]
+    assert count_pairs(wide, known, wide, known[:0]).tolist() == [[1], [0]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+ODD_AREA = -2
 
 
 class ImageFile(NamedTuple):
@@ -36,13 +39,14 @@ class SegmentColumns(NamedTuple):
     @classmethod
     def of(cls, rows: list[dict[str, Any]]) -> SegmentColumns:
         """Takes the columns out of the rows."""
-        scores = [np.nan if (score := row.get("score")) is None else score for row in rows]
+        scores = [_number(row.get("score")) for row in rows]
+        areas = [-1 if row.get("area") is None else _whole(row["area"], ODD_AREA) for row in rows]
         return cls(
             _packed("q", [row.get("id") for row in rows]),
-            _packed("q", [row.get("category_id") for row in rows]),
-            _packed("b", [bool(row.get("iscrowd")) for row in rows]),
-            _packed("q", [-1 if (area := row.get("area")) is None else area for row in rows]),
-            _packed("d", scores) if any(score is not np.nan for score in scores) else (),
+            _packed("q", [_whole(row.get("category_id"), None) for row in rows]),
+            array("b", [row.get("iscrowd") == 1 for row in rows]),
+            array("q", areas),
+            array("d", scores) if not all(map(math.isnan, scores)) else (),
         )
 
     def take(self, kept: list[int]) -> SegmentColumns:
@@ -60,6 +64,21 @@ def pack_segments(row: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
+def _whole(value: Any, otherwise: Any) -> Any:
+    """A number without a fraction, of 64 bits, as an integer."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, int) and abs(value) < 2**63 else otherwise
+
+
+def _number(value: Any) -> float:
+    """NaN for what is none."""
+    try:
+        return float(value) if isinstance(value, int | float) else math.nan
+    except OverflowError:
+        return math.nan
+
+
 def _packed(kind: str, values: list[Any]) -> Sequence[Any]:
     try:
         return array(kind, values)
@@ -75,7 +94,7 @@ class Annotation:
         file_name: of the PNG.
         known: int32 [n + 1], 0 and the ids of the segments whose category is known.
         classes: int64 [n], their semantic channels; is_crowd: bool [n].
-        areas: int64 [n], as the JSON says, -1 where it says nothing.
+        areas: int64 [n], as the JSON says, -1 where it says nothing, `ODD_AREA` where it says nonsense.
         scores: float64 [n], NaN where the JSON gives none; None if it gives none at all.
         unknown: ids of the other segments.
     """

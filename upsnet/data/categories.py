@@ -58,6 +58,8 @@ class CategorySet:
             if row["isthing"] not in (0, 1):
                 raise ValueError(f"{source}: category {row['name']!r} has isthing={row['isthing']!r}, expected 0 or 1")
             color = row.get("color") or _default_color(number)
+            if len(color) != 3 or not all(isinstance(value, int) and 0 <= value <= 255 for value in color):
+                raise ValueError(f"{source}: category {row['name']!r} has color {color!r}, expected three of 0..255")
             categories.append(Category(int(row["id"]), str(row["name"]), bool(row["isthing"]), tuple(color)))
         for key in ("id", "name"):
             values = [getattr(c, key) for c in categories]

@@ -53,14 +53,20 @@ class PanopticJson:
             raise ValueError(f"{path}: no {', '.join(absent)}, expected a COCO-panoptic JSON")
         self.categories = categories or CategorySet.from_json(document["categories"], source=str(path))
         self.images = {} if images is None else images
+        for key in ("annotations", *(["images"] if images is None else [])):
+            rows = document[key]
+            if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+                raise ValueError(f"{path}: '{key}' is no list of objects, expected a COCO-panoptic JSON")
+        kinds: dict[str, Any] = {"id": int | str, "file_name": str, "height": int, "width": int}
         for row in document["images"] if images is None else []:
-            lacking = [key for key in ("id", "file_name", "height", "width") if key not in row]
+            lacking = [key for key, kind in kinds.items() if not isinstance(row.get(key), kind)]
             if lacking:
-                raise ValueError(f"{path}: image {row.get('file_name', row.get('id'))!r} lacks {', '.join(lacking)}")
+                name = row.get("file_name", row.get("id"))
+                raise ValueError(f"{path}: image {name!r} lacks {', '.join(lacking)}")
             self.images[row["id"]] = ImageFile(row["file_name"], row["height"], row["width"])
         self.annotations: dict[int | str, Annotation] = {}
         for row in document["annotations"]:
-            if images is not None and row.get("image_id") not in images:
+            if images is not None and _key(row) not in images:
                 continue
             annotation = self._checked(row)
             if annotation is not None:
@@ -76,7 +82,8 @@ class PanopticJson:
     def _checked(self, row: dict[str, Any]) -> Annotation | None:
         """An annotation without its bad segments, None if it cannot be used."""
         name = row.get("file_name", row.get("image_id"))
-        if row.get("image_id") not in self.images or "file_name" not in row or "segments_info" not in row:
+        is_named = isinstance(row.get("file_name"), str)
+        if _key(row) not in self.images or not is_named or "segments_info" not in row:
             self._fault(f"annotation {name!r} needs file_name, segments_info and an image_id of 'images'")
             return None
         if row["image_id"] in self.annotations:
@@ -123,6 +130,11 @@ class PanopticJson:
             )
         rows -= 1
         return rows
+
+
+def _key(row: dict[str, Any]) -> Any:
+    """The image of an annotation, None for what cannot name one."""
+    return row["image_id"] if isinstance(row.get("image_id"), int | str) else None
 
 
 class CocoPanoptic:

@@ -15,7 +15,7 @@ from upsnet.ops.id_maps import compiled
 
 try:
     import deflate
-except ImportError:  # no wheel for this machine: Pillow decodes
+except ImportError:  # not installed: Pillow decodes
     deflate = None  # type: ignore[assignment]
 
 MAX_ID = 2**24 - 1

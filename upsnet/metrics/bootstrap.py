@@ -34,7 +34,7 @@ def resampled_sums(
         [resamples, num_classes, 4].
     """
     count, rng = len(images), np.random.default_rng(seed)
-    times = np.empty((resamples, count), dtype=np.uint16)
+    times = np.empty((resamples, count), dtype=np.uint8)  # no image is drawn 256 times as often as it should be
     for row in times:
         row[:] = rng.multinomial(count, np.full(count, 1 / count))
     total = np.zeros((resamples, num_classes * 4))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from upsnet.data.annotation import Annotation
+from upsnet.data.annotation import ODD_AREA, Annotation
 from upsnet.data.categories import CategorySet
 from upsnet.data.coco import PanopticJson
 from upsnet.data.panoptic_png import read_panoptic_png
@@ -160,7 +160,7 @@ def _scores(predicted: Annotation) -> npt.NDArray[np.float64]:
 def _agree(segments: Annotation, pixels: npt.NDArray[np.int64]) -> bool:
     """Whether the PNG has the ids and areas of the JSON; `pixels` [n + 2] of ids without a row, void, each row."""
     said, found = segments.areas, pixels[2:]
-    return not pixels[0] and bool((((said == found) | (said < 0)) & (found > 0)).all())
+    return not pixels[0] and bool((((said == found) | (said == -1)) & (found > 0)).all())
 
 
 def _contradictions(
@@ -179,7 +179,8 @@ def _contradictions(
     for number, area, said in zip(
         segments.known[1:].tolist(), pixels[2:].tolist(), segments.areas.tolist(), strict=True
     ):
-        text = f"has area {said}, its pixels are {area}" if area else "has no pixel"
+        stated = "an area that is no number" if said == ODD_AREA else f"area {said}"
+        text = f"has {stated}, its pixels are {area}" if area else "has no pixel"
         if area == 0 or said not in (area, -1):
             lines.append(f"{source.path}: segment {number} of {path.name} {text}")
     return lines

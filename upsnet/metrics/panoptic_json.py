@@ -17,11 +17,13 @@ from tqdm import tqdm
 
 from upsnet.data.categories import CategorySet
 from upsnet.data.coco import PanopticJson
+from upsnet.metrics import image_scores
 from upsnet.metrics.image_pair import PairResult, PairScorer
 from upsnet.metrics.instance_ap import InstanceAP
 from upsnet.metrics.panoptic_quality import PanopticQuality
 from upsnet.metrics.report.collector import ReportCollector
 from upsnet.metrics.semantic_iou import SemanticIoU
+from upsnet.ops import id_maps
 
 CHUNK = 16
 """Images that go to a worker at a time."""
@@ -114,7 +116,8 @@ def score_files(
     scored = _things_with_scores(predicted)
     if 0 < sum(scored) < len(scored):
         problems.append(f"{predicted_json}: {len(scored) - sum(scored)} of {len(scored)} things lack a score: no AP")
-    with_ap = bool(scored) and all(scored)
+    has_scores = any(row.scores is not None for row in predicted.annotations.values())
+    with_ap = all(scored) and (has_scores or (instances is not None and not scored))
     if instances is not None and not with_ap:
         problems.append(f"{predicted_json}: no AP against {instances}, which needs a score on every predicted thing")
     scores = FileScores(
@@ -135,7 +138,7 @@ def score_files(
     if strict and problems:
         raise ValueError(problems[0])
     if scores.report is not None:
-        scores.report.illustrate(partial(scorer.pair, image_dir=image_dir))
+        problems += scores.report.illustrate(partial(scorer.pair, image_dir=image_dir))
     return scores
 
 
@@ -159,6 +162,7 @@ def _in_order(pairs: _Pairs, workers: int | None) -> Iterator[PairResult]:
     if workers <= 1:
         yield from (pairs[index] for index in range(len(pairs)))
         return
+    id_maps.compiled(), image_scores.compiled()  # once, before there are several processes
     loader = DataLoader(
         pairs, batch_size=CHUNK, num_workers=workers, collate_fn=list, worker_init_fn=_one_thread, prefetch_factor=2
     )

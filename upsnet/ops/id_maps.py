@@ -57,7 +57,12 @@ def count_pairs(first: Any, first_known: IntArray, second: Any, second_known: In
 
     Returns:
         int64 [n + 1, m + 1]; row and column 0 are ids that the tables lack.
+
+    Raises:
+        ValueError: the sizes differ, or an id has more than 32 bits.
     """
+    if first.shape != second.shape:
+        raise ValueError(f"maps of {tuple(first.shape)} and {tuple(second.shape)}, expected one size")
     shape = (len(first_known) + 1, len(second_known) + 1)
     if isinstance(first, Tensor):
         return _count_tensors(first, first_known, second, second_known, shape)
@@ -72,6 +77,11 @@ def count_pairs(first: Any, first_known: IntArray, second: Any, second_known: In
 
 
 def _flat(values: IntArray) -> npt.NDArray[np.int32]:
+    values = np.asarray(values)
+    if values.size and not np.can_cast(values.dtype, np.int32):
+        low, high = values.min(), values.max()
+        if low < -(2**31) or high >= 2**31:
+            raise ValueError(f"ids from {low} to {high}, expected integers of 32 bits")
     flat = np.ascontiguousarray(values, dtype=np.int32).reshape(-1)
     return flat if flat.flags.writeable else flat.copy()  # the loops are compiled for arrays that can be written
 
@@ -89,9 +99,12 @@ def _count_tensors(
 ) -> npt.NDArray[np.int64]:
     rows = []
     for ids, known in ((first, first_known), (second, second_known)):
-        table, order = torch.as_tensor(known, dtype=torch.int32).sort()
+        if not len(known):
+            rows.append(torch.zeros(ids.numel(), dtype=torch.int64, device=ids.device))
+            continue
+        table, order = torch.as_tensor(known).to(ids.dtype).sort()
         table, order = table.to(ids.device), order.to(ids.device)
-        position = torch.searchsorted(table, ids.reshape(-1).int(), out_int32=True).clamp_(max=len(known) - 1)
+        position = torch.searchsorted(table, ids.reshape(-1), out_int32=True).clamp_(max=len(known) - 1)
         rows.append(torch.where(table[position] == ids.reshape(-1), order[position] + 1, 0))
     counts = torch.bincount(rows[0] * shape[1] + rows[1], minlength=shape[0] * shape[1])
     return counts.reshape(shape).cpu().numpy()

@@ -24,7 +24,7 @@ def compile_now(signature):
     def compile_it(function):
         try:
             return njit(signature, cache=True, nogil=True)(function)
-        except RuntimeError:  # neither the package's folder nor the user's cache can be written
+        except Exception:  # no place for the code, a full disk, or damaged code from before: numba raises many kinds
             return njit(signature, nogil=True)(function)
 
     return compile_it

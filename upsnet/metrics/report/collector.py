@@ -114,18 +114,29 @@ class ReportCollector:
         """Adds one image whose pictures `illustrate` may make."""
         self._place(key, row, dict)
 
-    def illustrate(self, read: Callable[[Any], ImagePair]) -> None:
+    def illustrate(self, read: Callable[[Any], ImagePair]) -> list[str]:
         """Makes the missing pictures of the images to show.
 
         Args:
             read: gives the maps of a key.
+
+        Returns:
+            One line for each photograph that cannot be read: its image is drawn without.
         """
-        for shown in (self.worst, self.best):
-            for place, image in enumerate(shown):
-                if not image.panels:
-                    pair = read(image.key)
-                    found = match_segments(pair.truth_map, pair.truth, pair.predicted_map, pair.predicted)
-                    shown[place] = replace(image, panels=self._panels(pair, found))
+        problems: list[str] = []
+        made = {i.key: i.panels for part in (self.worst, self.best) for i in part}
+        for key in dict.fromkeys(image.key for part in self.shown() for image in part):
+            if not made[key]:
+                pair = read(key)
+                found = match_segments(pair.truth_map, pair.truth, pair.predicted_map, pair.predicted)
+                try:
+                    made[key] = self._panels(pair, found)
+                except (OSError, ValueError) as error:
+                    problems.append(str(error))
+                    made[key] = self._panels(replace(pair, picture=None), found)
+        for name in ("worst", "best"):
+            setattr(self, name, [replace(image, panels=made[image.key]) for image in getattr(self, name)])
+        return problems
 
     def _panels(self, pair: ImagePair, found: Matching) -> dict[str, bytes]:
         image = pair.picture() if pair.picture is not None else None

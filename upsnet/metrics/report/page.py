@@ -101,7 +101,7 @@ def write_report(path: Path, collector: ReportCollector, metrics: dict[str, Any]
     """Writes the page atomically (see `render`)."""
     text = render(collector, metrics, identity)
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="replace")
 
 
 def _identity(identity: Identity) -> str:
