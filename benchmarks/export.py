@@ -120,10 +120,9 @@ def main() -> None:
             target, exported = export(path, form, size, Path(folder))
             command = [sys.executable, __file__, "--measure", str(target), "--forms", form, "--size", *map(str, size)]
             row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-            eager = eager or row
-            ratios = {
-                f"{n}_over_eager": round(row[k] / eager[k], 2) for n, k in (("cpu", "cpu_s"), ("ms", "median_ms"))
-            }
+            eager = row if form == "eager" else eager
+            pairs = (("cpu", "cpu_s"), ("ms", "median_ms")) if eager else ()
+            ratios = {f"{name}_over_eager": round(row[key] / eager[key], 2) for name, key in pairs}
             print(json.dumps({**common, "form": form, **exported, **row, **ratios}), flush=True)
 
 

@@ -40,7 +40,9 @@ def main() -> None:
     for name in ("--model", "--input", "--output"):
         parser.add_argument(name, type=Path, required=True)
     args = parser.parse_args()
-    session = onnxruntime.InferenceSession(str(args.model), providers=onnxruntime.get_available_providers())
+    known = ("CUDAExecutionProvider", "CPUExecutionProvider")
+    providers = [name for name in known if name in onnxruntime.get_available_providers()]
+    session = onnxruntime.InferenceSession(str(args.model), providers=providers)
     about = json.loads(session.get_modelmeta().custom_metadata_map["upsnet.json"])
     if (picture := cv2.imread(str(args.input))) is None:
         raise SystemExit(f"{args.input}: cannot be read as an image")

@@ -48,6 +48,12 @@ def main() -> None:
     )
     args = parser.parse_args()
     if args.format == "checkpoint":
+        of_graphs = args.size or args.batch_size != 1 or args.precision != "fp32" or args.compile
+        if of_graphs or args.output.suffix in (".pt2", ".onnx"):
+            raise ValueError(
+                f"--output {args.output}: a checkpoint has no size, batch, precision, compilation, .pt2 or .onnx; "
+                "expected --format pt2 or onnx"
+            )
         export_checkpoint(args.checkpoint, args.output)
     else:
         if args.output.suffix != f".{args.format}":
@@ -73,6 +79,8 @@ def report(found: Agreement) -> None:
         f"stuff {found.stuff}, things {found.things}, void {found.void}; "
         f"model {found.eager_ms:.0f} ms, exported {found.exported_ms:.0f} ms a picture"
     )
+    if found.drift:
+        print(f"{100 * found.drift:.2f} % of the pixels differ from the model in 32 bits")
     if found.instances < FEW_THINGS:
         print(f"warning: the model found {found.instances} things there, which says little about their fusion")
 

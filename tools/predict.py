@@ -35,7 +35,7 @@ def main() -> None:
     """Parses the command line and predicts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--checkpoint", type=Path, required=True, help="model.pt of a run, or an exported checkpoint or .pt2"
+        "--checkpoint", type=Path, required=True, help="model.pt of a run, or an exported checkpoint, .pt2 or .onnx"
     )
     parser.add_argument("--input", type=Path, required=True, help="image, folder of images, or video")
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")

@@ -329,7 +329,9 @@ def test_wrong_requests_are_named(lively_checkpoint, tmp_path):
         export_graph(lively_checkpoint, tmp_path / "m.onnx", precision="bf16")
     with pytest.raises(ValueError, match=r"--compile makes machine code of a \.pt2"):
         export_graph(lively_checkpoint, tmp_path / "m.onnx", compile_for=torch.device("cpu"))
-    with pytest.raises(ValueError, match="cuda_graph=True with UPSNet on cpu, expected a checkpoint on a GPU"):
+    with pytest.raises(
+        ValueError, match="cuda_graph=True with UPSNet on cpu, expected a checkpoint on a GPU, and Triton"
+    ):
         PanopticPredictor.from_checkpoint(lively_checkpoint, "cpu", cuda_graph=True)
     (tmp_path / "text.pt2").write_text("hello")
     with pytest.raises(ValueError, match=r"text\.pt2: cannot be read as an exported model"):
@@ -339,3 +341,18 @@ def test_wrong_requests_are_named(lively_checkpoint, tmp_path):
         PanopticPredictor.from_checkpoint(tmp_path / "none.onnx", "gpu")
     with pytest.raises(FileNotFoundError, match=r"none\.pt2: no such exported model"):
         PanopticPredictor.from_checkpoint(tmp_path / "none.pt2", "cpu")
+
+
+def test_larger_blocks_and_float_pictures_of_their_own_size(lively_checkpoint, tmp_path):
+    path = changed(lively_checkpoint, tmp_path, overrides=["data.size_divisor=64", "data.test_resize=float"])
+    assert export_graph(path, tmp_path / "model.pt2").disagreement == 0
+    picture = Shapes(1, (40, 100))[0].image
+    assert PanopticPredictor.from_checkpoint(tmp_path / "model.pt2", "cpu")(picture).segment_ids.shape == (40, 100)
+
+
+def test_options_of_a_graph_need_its_format(lively_checkpoint, run_tool, tmp_path):
+    for options in (["--output", tmp_path / "m.onnx"], ["--output", tmp_path / "m.pt", "--precision", "bf16"]):
+        code, _, err = run_tool("export", "--checkpoint", lively_checkpoint, *options)
+        assert code == 2
+        assert "expected --format pt2 or onnx" in err
+    assert not list(tmp_path.iterdir())

@@ -63,6 +63,6 @@ class GraphedModel:
                 self.model.predict(static)
         torch.cuda.current_stream(batch.images.device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool):
+        with torch.cuda.graph(graph, pool=self.pool, stream=stream):
             output = self.model.predict(static)
         return _Recording(static, graph, output)

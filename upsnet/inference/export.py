@@ -23,6 +23,9 @@ from upsnet.version import __version__
 MAX_DISAGREEMENT = {"fp32": 1e-3, "bf16": 1e-2, "fp16": 1e-2}
 """Share of pixels beyond which an exported file is not written; 16 bits round near-ties one way or the other."""
 
+MAX_DRIFT = 0.1
+"""Share of pixels on which a model of 16 bits may differ from itself in 32: beyond it, numbers have overflowed."""
+
 Precision = Literal["fp32", "bf16", "fp16"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -105,6 +108,14 @@ def export_graph(
                 f"{target}: not written: the exported graph differs from the model on "
                 f"{100 * agreement.disagreement:.2f} % of the pixels, expected at most {100 * limit:.1f} %"
             )
+        if precision != "fp32":
+            whole = compare(fold_norms(checkpoint.build()).to(device), checkpoint, temporary, device)
+            agreement = replace(agreement, drift=whole.disagreement)
+            if agreement.drift > MAX_DRIFT:
+                raise ValueError(
+                    f"{target}: not written: in {precision} the model differs from itself in 32 bits on "
+                    f"{100 * agreement.drift:.1f} % of the pixels, expected at most {100 * MAX_DRIFT:.0f} %; use fp32"
+                )
     return agreement
 
 
@@ -118,6 +129,8 @@ def _check_request(
 ) -> None:
     if size is not None and (size[0] % divisor or size[1] % divisor or min(size) <= 0):
         raise ValueError(f"--size {size[0]} {size[1]}: expected multiples of {divisor}")
+    if target.suffix not in (".pt2", ".onnx"):
+        raise ValueError(f"{target}: expected a name that ends in .pt2 or .onnx")
     if batch_size < 1:
         raise ValueError(f"--batch-size {batch_size}: expected at least 1")
     if target.suffix == ".onnx" and precision == "bf16":
@@ -132,7 +145,7 @@ def _trace(model: UPSNet, checkpoint: Checkpoint, size: tuple[int, int] | None, 
     data = checkpoint.config.data
     divisor = data.size_divisor
     height, width = size or (8 * divisor, 10 * divisor)
-    in_float = data.test_resize == "float"
+    in_float = data.test_resize == "float" and data.test_short_side is not None
     inputs = (
         torch.zeros(batch_size, 3, height, width, dtype=torch.float32 if in_float else torch.uint8),
         torch.tensor([[height - 5, width - 9]] * batch_size),
@@ -150,14 +163,16 @@ def _trace(model: UPSNet, checkpoint: Checkpoint, size: tuple[int, int] | None, 
 
 def _compile(program: ExportedProgram, path: Path, metadata: dict[str, Any], device: torch.device) -> None:
     from torch._inductor import aoti_compile_and_package
-    from torch._inductor.exc import InductorError
+    from torch._inductor.exc import CppCompileError, InductorError, InvalidCxxCompiler
 
     options = {"aot_inductor.metadata": {METADATA: json.dumps(metadata)}}
     try:
         aoti_compile_and_package(move_to_device_pass(program, device), package_path=str(path), inductor_configs=options)
     except (InductorError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"--compile: {reason}; expected a C++ compiler (g++ or clang++) that torch can use") from None
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        needs_compiler = isinstance(getattr(error, "inner_exception", error), CppCompileError | InvalidCxxCompiler)
+        remedy = "; expected a C++ compiler (g++ or clang++) that torch can use" if needs_compiler else ""
+        raise ValueError(f"--compile: {reason}{remedy}") from None
 
 
 def _save_onnx(program: ExportedProgram, path: Path, metadata: dict[str, Any]) -> None:

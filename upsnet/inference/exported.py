@@ -34,7 +34,7 @@ class ExportedModel:
         run: the loaded graph.
         categories: the classes, in the order of the channels.
         batch_size: of the graph.
-        device: of the graph.
+        device: where it takes and gives tensors.
     """
 
     def __init__(self, run: Graph, categories: CategorySet, batch_size: int, device: torch.device) -> None:
@@ -55,7 +55,14 @@ class ExportedModel:
             count = last - first
             rows = [first + min(i, count - 1) for i in range(self.batch_size)]
             canvas = torch.empty(sizes[first], dtype=torch.uint8, device=self.device)
-            found = self.run(batch.images[rows].contiguous(), batch.image_sizes[rows], canvas)
+            images = batch.images[rows].contiguous()
+            try:
+                found = self.run(images, batch.image_sizes[rows], canvas)
+            except Exception as error:  # runtimes raise many kinds
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                raise ValueError(
+                    f"the exported graph cannot take pictures of {tuple(images.shape)} {images.dtype} ({reason})"
+                ) from None
             maps.extend(found["segment_ids"][:count])
             channels = [[self.channels[i] for i in row] for row in found["category_id"][:count].tolist()]
             tables.append((torch.tensor(channels), found["score"][:count]))
@@ -71,6 +78,9 @@ def load_graph(
     Args:
         path: `.pt2` or `.onnx`.
         device: by default the one it was compiled for, else the GPU if there is one that the file can use.
+
+    Predictions are those of the checkpoint at the same padding: a file of fixed size pads (or shrinks) pictures to it,
+    and a `.pt2` for any size pads those of less than two blocks a side, which may choose other proposals.
 
     Raises:
         FileNotFoundError, ValueError: no such file, not one of this project's, or not for this device.
@@ -89,11 +99,12 @@ def load_graph(
     if wanted is not None and wanted.type != used.type:
         raise ValueError(f"{path}: runs on {used.type} here, expected {wanted.type}: {_REMEDIES[path.suffix]}")
     config, categories = read_description(metadata, source=str(path))
-    size = metadata["network_size"]
+    size, divisor = metadata["network_size"], config.data.size_divisor
     # A `.pt2` for any size needs levels of more than one cell: `torch.export` treats a single one as a case of its own.
-    least = 0 if path.suffix == ".onnx" else 64 if len(config.model.rpn.shapes()) < 5 else 96
-    make_input = InferenceInput(config.data, None if size is None else (size[0], size[1]), least)
-    return ExportedModel(run, categories, metadata["batch_size"], used), categories, make_input
+    blocks = 0 if path.suffix == ".onnx" else max(2, -(-96 // divisor) if len(config.model.rpn.shapes()) == 5 else 2)
+    make_input = InferenceInput(config.data, None if size is None else (size[0], size[1]), blocks * divisor)
+    holder = torch.device("cpu") if path.suffix == ".onnx" else used
+    return ExportedModel(run, categories, metadata["batch_size"], holder), categories, make_input
 
 
 _REMEDIES = {
@@ -111,11 +122,28 @@ def is_compiled(path: Path) -> bool:
         return any("/aotinductor/" in name for name in file.namelist())
 
 
+def _compiled_metadata(path: Path) -> str:
+    """The description in a compiled file, read without loading its code."""
+    with zipfile.ZipFile(path) as file:
+        parts = [json.loads(file.read(name)) for name in file.namelist() if name.endswith("_metadata.json")]
+    return str(next(part[METADATA] for part in parts if METADATA in part))
+
+
+def _nothing(*_: Tensor) -> dict[str, Tensor]:
+    """In the place of code for another device, which is refused before it runs."""
+    return {}
+
+
 def _load_pt2(path: Path, device: torch.device | None) -> Loaded:
     if is_compiled(path):
-        compiled = torch._inductor.aoti_load_package(str(path))
-        text = compiled.get_metadata()[METADATA]
-        return compiled, text, torch.device(json.loads(text)["compiled_for"])
+        text = _compiled_metadata(path)
+        used = torch.device(json.loads(text)["compiled_for"])
+        if device is not None and device.type != used.type:
+            return _nothing, text, used
+        if used.type == "cuda" and device is not None:
+            used = device
+        index = -1 if used.index is None else used.index
+        return torch._inductor.aoti_load_package(str(path), device_index=index), text, used
     extra = {METADATA: ""}
     program = torch.export.load(path, extra_files=extra)
     used = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -12,6 +12,7 @@ from onnxscript import BOOL, FLOAT, opset18, opset19
 
 from upsnet.inference import onnx_fusion, onnx_tiles
 from upsnet.inference.onnx_fusion import Value, floats, ints
+from upsnet.ops.nms import float32_below
 
 OPSET = 20
 """Of the file. The exporter works at 18; what it uses has the same meaning in both."""
@@ -24,7 +25,7 @@ def nms_mask(boxes: Value, iou_threshold: float) -> Value:
     count = op.Gather(shape, ints(1))
     falling = op.Cast(op.Range(op.Squeeze(count), op.Constant(value_int=0), op.Constant(value_int=-1)), to=1)
     scores = op.Unsqueeze(op.Expand(falling, shape), ints(1))
-    found = op.NonMaxSuppression(boxes, scores, count, floats(iou_threshold))
+    found = op.NonMaxSuppression(boxes, scores, count, floats(float32_below(iou_threshold)))
     index = op.Gather(found, ints(0, 2), axis=1)
     ones = op.Expand(floats(1.0), op.Slice(op.Shape(index), ints(0), ints(1)))
     return op.Cast(op.ScatterND(op.Expand(floats(0.0), shape), index, ones), to=BOOL.dtype)

@@ -24,7 +24,7 @@ from upsnet.inference.cuda_graph import GraphedModel
 from upsnet.inference.exported import ExportedModel, load_graph
 from upsnet.models.inference_form import fold_norms
 from upsnet.models.upsnet import UPSNet
-from upsnet.ops.backend import usable_device
+from upsnet.ops.backend import has_kernels, usable_device
 from upsnet.structures import PanopticPrediction
 
 Picture = str | Path | Image.Image | npt.NDArray[np.uint8]
@@ -59,9 +59,10 @@ class PanopticPredictor:
         if isinstance(model, UPSNet):
             model.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if cuda_graph:
-            if self.device.type != "cuda" or not isinstance(model, UPSNet):
+            if not has_kernels(torch.empty(0, device=self.device)) or not isinstance(model, UPSNet):
                 raise ValueError(
-                    f"cuda_graph=True with {type(model).__name__} on {self.device}, expected a checkpoint on a GPU"
+                    f"cuda_graph=True with {type(model).__name__} on {self.device}, "
+                    "expected a checkpoint on a GPU, and Triton"
                 )
             self.model = GraphedModel(model)
         self.categories = categories

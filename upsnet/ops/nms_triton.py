@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from upsnet.ops.nms import float32_below
 
 OVERLAP_ROWS = 64
 
@@ -16,9 +17,7 @@ def nms_mask(boxes: Tensor, iou_threshold: float) -> Tensor:
     rows, count = boxes.shape[:2]
     words = triton.cdiv(count, 32)
     boxes = boxes.float().contiguous()
-    # torchvision compares a float32 IoU with a float64 threshold: the same as with the float32 just below it.
-    rounded = np.float32(iou_threshold)
-    limit = float(rounded if rounded <= iou_threshold else np.nextafter(rounded, np.float32(-1)))
+    limit = float32_below(iou_threshold)  # torchvision compares a float32 IoU with a float64 threshold
     bits = torch.empty(rows, words * 32, words, dtype=torch.int32, device=boxes.device)
     keep = torch.empty(rows, count, dtype=torch.int8, device=boxes.device)
     with torch.cuda.device_of(boxes):
