@@ -40,6 +40,8 @@ def main() -> None:
     for name in ("--model", "--input", "--output"):
         parser.add_argument(name, type=Path, required=True)
     args = parser.parse_args()
+    if not args.model.is_file():
+        raise SystemExit(f"{args.model}: no such exported model")
     known = ("CUDAExecutionProvider", "CPUExecutionProvider")
     providers = [name for name in known if name in onnxruntime.get_available_providers()]
     session = onnxruntime.InferenceSession(str(args.model), providers=providers)
