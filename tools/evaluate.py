@@ -56,7 +56,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, help="processes that read files (default: one per core)")
     parser.add_argument("--boundary", action="store_true", help="also Boundary PQ")
     parser.add_argument(
-        "--output", type=Path, help="folder for metrics.json, per_image.json and, of a model, predictions/"
+        "--output",
+        type=Path,
+        help="folder for metrics.json, per_image.json, of a model predictions/, of files problems.txt",
     )
     parser.add_argument("--report", action="store_true", help="also write report.html into --output")
     parser.add_argument("--images", type=Path, help="with --gt and --report: folder of the photographs")
