@@ -66,8 +66,9 @@ def read_truth(path: Path) -> Truth:
     if not exists.all():
         listed = ", ".join(str(value) for value in present[~exists][:5])
         raise ValueError(
-            f"{path}: holds {listed}, expected label ids 0 to {NUM_LABELS - 1}, or 1000 times {FIRST_INSTANCE_LABEL} "
-            f"to {NUM_LABELS - 1} plus a number: these look like trainIds; take the *{TRUTH} of the archive"
+            f"{path}: holds {listed}, expected ids of labels (0 to {NUM_LABELS - 1}, or 1000 times "
+            f"{FIRST_INSTANCE_LABEL} to {NUM_LABELS - 1} plus a number) and no trainIds: "
+            f"take the *{TRUTH} of the archive"
         )
     categories = known_categories("cityscapes")
     is_kept = np.isin(labels, list(categories.channels))
