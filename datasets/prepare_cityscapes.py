@@ -76,12 +76,12 @@ def main() -> None:
     if not splits:
         raise FileNotFoundError(f"{root}: none of the splits {', '.join(args.splits)}; {cityscapes.DOWNLOAD} into it")
     if args.step == "panoptic":
-        for split in splits:
+        for split in (split for split in splits if (root / "gtFine" / split).is_dir()):
             convert_split(root, split, args.output or root / "gtFine")
 
 
 def check_split(root: Path, split: str) -> bool:
-    """Prints what a split has and lacks; False if there is no truth to convert.
+    """Prints what a split has and lacks; False if it is not installed.
 
     Raises:
         FileNotFoundError: a picture to train or evaluate on has no truth.
@@ -108,7 +108,7 @@ def check_split(root: Path, split: str) -> bool:
         odd = sorted(path for path in folder.glob("*/*.png") if not NAME.fullmatch(path.name))
         if odd:
             _warn(f"{odd[0]}: not a name of Cityscapes, left aside ({len(odd)} such files in {folder})")
-    return has_truth
+    return True
 
 
 def convert_split(root: Path, split: str, output: Path) -> None:

@@ -163,6 +163,11 @@ def test_the_check_names_what_a_copy_lacks(root, run_tool):
     code, _, err = run_tool(SCRIPT, "check", "--root", root, "--splits", "val")
     assert code == 2
     assert "lindau_000000_000019_leftImg8bit.png: no" in err
+    (root / "gtFine" / "test").rename(root / "away")
+    code, out, err = run_tool(SCRIPT, "panoptic", "--root", root, "--splits", "test")
+    assert code == 0, "pictures to predict need no truth"
+    assert "test: 2 pictures, 0 with truth" in out
+    assert not (root / "gtFine" / "cityscapes_panoptic_test.json").exists()
     code, _, err = run_tool(SCRIPT, "check", "--root", root / "gtFine")
     assert code == 2
     assert "none of the splits train, val, test; unpack leftImg8bit_trainvaltest.zip" in err
