@@ -18,6 +18,14 @@ from upsnet.config_model import Fraction, ModelConfig, Section, Weight
 Size = tuple[PositiveInt, PositiveInt]
 
 
+class CityscapesConfig(Section):
+    """Cityscapes as its archives unpack. `root` is relative to $UPSNET_DATASETS (default `datasets/`)."""
+
+    format: Literal["cityscapes"]
+    root: str = "cityscapes"
+    split: Literal["train", "val"]
+
+
 class CocoConfig(Section):
     """A data set in COCO panoptic layout. Paths are relative to $UPSNET_DATASETS (default `datasets/`)."""
 
@@ -37,7 +45,7 @@ class ShapesConfig(Section):
     seed: Annotated[int, Field(ge=0)] = 0
 
 
-Source = Annotated[CocoConfig | ShapesConfig, Field(discriminator="format")]
+Source = Annotated[CityscapesConfig | CocoConfig | ShapesConfig, Field(discriminator="format")]
 
 
 class CategoryConfig(Section):

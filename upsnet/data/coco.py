@@ -16,6 +16,28 @@ from upsnet.ops.id_maps import rows_of_ids
 from upsnet.structures import Sample
 
 
+def image_files(path: Path, rows: Any) -> dict[int | str, ImageFile]:
+    """The pictures that the `images` of a COCO JSON names, by their ids; `path` is named in errors.
+
+    Raises:
+        ValueError: it is no list of objects, or an object lacks a field.
+    """
+    _require_rows(path, "images", rows)
+    kinds: dict[str, Any] = {"id": int | str, "file_name": str, "height": int, "width": int}
+    images: dict[int | str, ImageFile] = {}
+    for row in rows:
+        lacking = [key for key, kind in kinds.items() if not isinstance(row.get(key), kind)]
+        if lacking:
+            raise ValueError(f"{path}: image {row.get('file_name', row.get('id'))!r} lacks {', '.join(lacking)}")
+        images[row["id"]] = ImageFile(row["file_name"], row["height"], row["width"])
+    return images
+
+
+def _require_rows(path: Path, key: str, rows: Any) -> None:
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"{path}: '{key}' is no list of objects, expected a COCO-panoptic JSON")
+
+
 class PanopticJson:
     """A COCO-panoptic JSON file, checked, with one annotation per image.
 
@@ -52,18 +74,8 @@ class PanopticJson:
         if absent:
             raise ValueError(f"{path}: no {', '.join(absent)}, expected a COCO-panoptic JSON")
         self.categories = categories or CategorySet.from_json(document["categories"], source=str(path))
-        self.images = {} if images is None else images
-        for key in ("annotations", *(["images"] if images is None else [])):
-            rows = document[key]
-            if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-                raise ValueError(f"{path}: '{key}' is no list of objects, expected a COCO-panoptic JSON")
-        kinds: dict[str, Any] = {"id": int | str, "file_name": str, "height": int, "width": int}
-        for row in document["images"] if images is None else []:
-            lacking = [key for key, kind in kinds.items() if not isinstance(row.get(key), kind)]
-            if lacking:
-                name = row.get("file_name", row.get("id"))
-                raise ValueError(f"{path}: image {name!r} lacks {', '.join(lacking)}")
-            self.images[row["id"]] = ImageFile(row["file_name"], row["height"], row["width"])
+        self.images = image_files(path, document["images"]) if images is None else images
+        _require_rows(path, "annotations", document["annotations"])
         self.annotations: dict[int | str, Annotation] = {}
         for row in document["annotations"]:
             if images is not None and _key(row) not in images:

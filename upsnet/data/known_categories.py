@@ -1,8 +1,9 @@
-"""The classes of public data sets, for weights that were trained on them: ids and names as published."""
+"""The classes of public data sets: ids, names and, for Cityscapes, colours as published."""
 
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 from upsnet.data.categories import CategorySet
 
@@ -38,14 +39,23 @@ oven; 80 toaster; 81 sink; 82 refrigerator; 84 book; 85 clock; 86 vase; 87 sciss
         "24 person; 25 rider; 26 car; 27 truck; 28 bus; 31 train; 32 motorcycle; 33 bicycle",
     ),
 }
+_COLORS = {
+    "cityscapes": """
+804080 f423e8 464646 66669c be9999 999999 faaa1e dcdc00 6b8e23 98fb98 4682b4
+dc143c ff0000 00008e 000046 003c64 005064 0000e6 770b20
+"""
+}
+"""RRGGBB in the order of the classes."""
 
 
 @cache
 def known_categories(name: str) -> CategorySet:
     """The 133 classes of COCO panoptic (`coco`) or the 19 of Cityscapes (`cityscapes`), in the order of their ids."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for is_thing, text in enumerate(_STUFF_AND_THINGS[name]):
         for entry in text.replace("\n", " ").split(";"):
             number, label = entry.strip().split(" ", 1)
             rows.append({"id": int(number), "name": label, "isthing": is_thing})
+    for row, color in zip(rows, _COLORS.get(name, "").split(), strict=False):
+        row["color"] = list(bytes.fromhex(color))
     return CategorySet.from_json(rows, source=name)

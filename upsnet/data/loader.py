@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from upsnet.config import AugmentConfig, CocoConfig, DataConfig, ShapesConfig
+from upsnet.config import AugmentConfig, CityscapesConfig, DataConfig, ShapesConfig, Source
 from upsnet.data import transforms as T
 from upsnet.data.categories import IGNORE_LABEL, CategorySet
+from upsnet.data.cityscapes import Cityscapes
 from upsnet.data.coco import CocoPanoptic
 from upsnet.data.known_categories import known_categories
 from upsnet.data.shapes import Shapes
@@ -46,7 +47,7 @@ def data_root() -> Path:
     return Path(os.environ.get(DATA_ROOT) or Path(__file__).parents[2] / "datasets")
 
 
-def open_dataset(config: CocoConfig | ShapesConfig, categories: CategorySet | None = None) -> PanopticDataset:
+def open_dataset(config: Source, categories: CategorySet | None = None) -> PanopticDataset:
     """Opens a data set.
 
     Args:
@@ -58,6 +59,8 @@ def open_dataset(config: CocoConfig | ShapesConfig, categories: CategorySet | No
     """
     if isinstance(config, ShapesConfig):
         dataset: PanopticDataset = Shapes(config.num_images, config.image_size, config.seed)
+    elif isinstance(config, CityscapesConfig):
+        dataset = Cityscapes(data_root() / config.root, config.split)
     else:
         root = data_root()
         panoptic_dir = root / config.panoptic_dir if config.panoptic_dir else None
