@@ -5,7 +5,7 @@ python tools/check_data.py --config configs/nuclei_r18.yaml --json report.json -
 python tools/check_data.py --config mine.yaml --fix corrected
 python tools/check_data.py --images train2017 --annotations panoptic_train2017.json
 
-Exit code: 0 without errors (there may be warnings), 1 with errors, 2 if the arguments or the files allow no examination.
+Exit code: 0 without errors (there may be warnings), 1 with errors, 2 if arguments or files allow no examination.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ def main() -> None:
     """Parses the command line and examines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", help="YAML file of the run whose data to examine")
-    parser.add_argument("--split", choices=("train", "val", "both"), default="both", help="with --config (default: both)")
+    parser.add_argument(
+        "--split", choices=("train", "val", "both"), default="both", help="with --config (default: both)"
+    )
     parser.add_argument("--images", type=Path, help="without a config: folder of the pictures")
     parser.add_argument("--annotations", type=Path, help="without a config: COCO-panoptic JSON")
     parser.add_argument("--panoptic-dir", type=Path, help="its PNGs (default: --annotations without .json)")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -22,14 +21,11 @@ from upsnet.data.transforms import fit_size
 from upsnet.models.build import build_anchors
 from upsnet.models.rpn import Anchors
 
-
 SAMPLED = 32
 """Images of each split that are read before a training."""
 
 
-def examine(
-    config: Config, splits: Sequence[str], *, workers: int | None = None, progress: bool = True
-) -> Diagnosis:
+def examine(config: Config, splits: Sequence[str], *, workers: int | None = None, progress: bool = True) -> Diagnosis:
     """Examines the data of a config as a whole.
 
     Args:
@@ -102,9 +98,13 @@ def _require_files(dataset: CocoPanoptic) -> None:
         there: dict[Path, set[str]] = {}
         for path in (folder / name for name in names):
             if path.parent not in there:
-                there[path.parent] = set(os.listdir(path.parent)) if path.parent.is_dir() else set()
+                there[path.parent] = _names(path.parent)
             if path.name not in there[path.parent]:
                 raise FileNotFoundError(f"{path}: no such {what}")
+
+
+def _names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
 
 
 def _odd_tables(
@@ -121,7 +121,9 @@ def _odd_tables(
         )
     split_stuff = sum(len(stuff) > len(np.unique(stuff)) for stuff in (c[c < num_stuff] for c, _ in tables))
     if split_stuff:
-        lines.append(f"{split_stuff} images have several segments of one stuff class, of which PQ can match one at most")
+        lines.append(
+            f"{split_stuff} images have several segments of one stuff class, of which PQ can match one at most"
+        )
     stuff_crowds = sum(bool((is_crowd & (classes < num_stuff)).any()) for classes, is_crowd in tables)
     if stuff_crowds:
         lines.append(f"{stuff_crowds} images have a stuff segment marked iscrowd")
@@ -131,8 +133,8 @@ def _odd_tables(
 def use_of(config: Config, split: str) -> Use:
     """What a run makes of a split.
 
-    The size is that of testing for `val`. For `train` it is the middle of what augmentation draws: the median short side,
-    or the geometric mean of the jitter's scales.
+    The size is that of testing for `val`. For `train` it is the middle of what augmentation draws: the median short
+    side, or the geometric mean of the jitter's scales.
     """
     data, model = config.data, config.model
     crop = data.augment.crop_size if split == "train" else None

@@ -23,6 +23,7 @@ from upsnet.metrics.report.collector import ReportCollector
 from upsnet.metrics.semantic_iou import SemanticIoU
 from upsnet.ops import id_maps
 
+
 @dataclass
 class FileScores:
     """The sums over all images.

@@ -63,7 +63,6 @@ class Anchors(nn.Module):
             names.append((name + torch.arange(self.per_cell, device=base.device)).flatten())
         return levels, names
 
-
     def best_iou(self, boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
         """The IoU of each box with the anchor that fits it best, of all whose centre lies in the image.
 

@@ -36,7 +36,9 @@ CHECKS = {
             "an id has another name, or is thing here and stuff there, or is missing",
             "make the categories of both JSONs and data.categories the same",
         ),
-        Check("image-id-twice", "error", "several images have one id, the last hides the others", FIX + "with the last"),
+        Check(
+            "image-id-twice", "error", "several images have one id, the last hides the others", FIX + "with the last"
+        ),
         Check("annotation-twice", "error", "an image has several annotations", FIX + "with the first"),
         Check("annotation-without-image", "error", "an annotation is of an image not in `images`", FIX + "without it"),
         Check("image-without-annotation", "warning", "an image has no annotation, it is skipped", "annotate it"),
@@ -83,10 +85,15 @@ CHECKS = {
             "a segment is smaller than a cell of the finest level (16 px) at the network's size",
             "larger images (data.augment, data.test_short_side), or void there",
         ),
-        Check("image-void", "warning", "an image is void everywhere, it teaches nothing", "annotate it, or leave it out"),
+        Check(
+            "image-void", "warning", "an image is void everywhere, it teaches nothing", "annotate it, or leave it out"
+        ),
         Check("image-mostly-void", "warning", "more than half of an image is void", "look at the overlays"),
         Check(
-            "image-small", "warning", "at the network's size a side is shorter than the coarsest cell (32 px)", "larger images"
+            "image-small",
+            "warning",
+            "at the network's size a side is shorter than the coarsest cell (32 px)",
+            "larger images",
         ),
         Check("sample-unreadable", "error", "the reader cannot give an image", "see what it says"),
         # over the whole set
@@ -167,9 +174,7 @@ class Findings:
 
     def __iter__(self) -> Iterator[Finding]:
         order, checks = ("error", "warning", "info"), list(CHECKS)
-        return iter(
-            sorted(self.found.values(), key=lambda f: (order.index(f.check.level), checks.index(f.check.name)))
-        )
+        return iter(sorted(self.found.values(), key=lambda f: (order.index(f.check.level), checks.index(f.check.name))))
 
     def counts(self) -> Counter[str]:
         """Level -> how many kinds of findings there are of it."""

@@ -126,9 +126,13 @@ def _read_images(rows: list[Any], files: CocoFiles) -> None:
 
 def _read_annotation(row: Any, files: CocoFiles) -> None:
     values = row if isinstance(row, dict) else {}
-    key, name, columns = (values.get(field) for field in ("image_id", "file_name", "segments_info"))
-    is_named = isinstance(name, str) and stays_inside(name)
-    if not isinstance(key, int | str) or not is_named or not isinstance(columns, SegmentColumns):
+    key, name, columns = values.get("image_id"), values.get("file_name"), values.get("segments_info")
+    if (
+        not isinstance(key, int | str)
+        or not isinstance(name, str)
+        or not stays_inside(name)
+        or not isinstance(columns, SegmentColumns)
+    ):
         text = "annotation lacks image_id, file_name or segments_info"
         files.problems.append(Problem("json-row", str(name or f"annotation of {key}"), text))
     elif key not in files.images:
@@ -184,8 +188,9 @@ def unnamed_files(splits: dict[str, CocoFiles]) -> list[tuple[str, Problem]]:
         named.setdefault(files.png_dir.resolve(), set()).update(names)
     found = []
     for split, files in splits.items():
-        names = named.pop(files.png_dir.resolve(), None)
-        if names is not None:
+        folder = files.png_dir.resolve()
+        if folder in named:
+            names = named.pop(folder)
             there = (path.relative_to(files.png_dir).as_posix() for path in files.png_dir.rglob("*.png"))
             found += [(split, Problem("file-unnamed", name)) for name in sorted(set(there) - names)]
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,18 @@ class Source:
     """A split to examine: its files (COCO layout) or its reader, and what training makes of it."""
 
     data: CocoFiles | PanopticDataset
-    use: Use = Use()
+    use: Use = field(default_factory=Use)
+
+    def examiner(self) -> Examiner:
+        """What looks at its images."""
+        if isinstance(self.data, CocoFiles):
+            return CocoExaminer(self.data, self.use)
+        return SampleExaminer(self.data, self.use)
+
+    @property
+    def num_skipped(self) -> int:
+        """Images that the JSON lists and training never reads."""
+        return self.data.num_skipped if isinstance(self.data, CocoFiles) else 0
 
 
 @dataclass
@@ -75,7 +86,7 @@ class Diagnosis:
             "findings": self.findings.to_json(),
             "splits": {
                 split.name: {
-                    "images": len(split.facts) + skipped(split.source.data),
+                    "images": len(split.facts) + split.source.num_skipped,
                     "usable_images": len(split.segments),
                     "segments": sum(len(one.channels) for one in split.segments),
                     "instances": len(sizes[split.name]),
@@ -86,11 +97,6 @@ class Diagnosis:
             },
             "classes": list(rows.values()),
         }
-
-
-def skipped(data: CocoFiles | PanopticDataset) -> int:
-    """Images that the JSON lists and training never reads."""
-    return data.num_skipped if isinstance(data, CocoFiles) else 0
 
 
 def diagnose(
@@ -113,12 +119,10 @@ def diagnose(
     id_maps.compiled(), pieces.compiled()  # once, before there are several processes
     findings, splits = Findings(), []
     for name, source in sources.items():
-        data = source.data
-        by_files = isinstance(data, CocoFiles)
-        examiner: Examiner = CocoExaminer(data, source.use) if by_files else SampleExaminer(data, source.use)
+        examiner = source.examiner()
         bar = tqdm(in_order(examiner, workers), total=len(examiner), desc=name, disable=not progress, leave=False)
         splits.append(Split(name, source, examiner, list(bar)))
-        findings.add(name, data.problems if isinstance(data, CocoFiles) else [])
+        findings.add(name, source.data.problems if isinstance(source.data, CocoFiles) else [])
         findings.add(name, (problem for facts in splits[-1].facts for problem in facts.problems))
         for line in category_differences(expected or splits[0].examiner.categories, examiner.categories):
             findings.add(name, [Problem("categories-differ", line)])

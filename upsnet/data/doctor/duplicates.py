@@ -40,7 +40,9 @@ def find_twins(
         thumbnails, digests: of the images of each split (`pictures.Picture`), None where there is none.
         read: (split, index) -> the whole picture.
     """
-    places = [(split, row) for split, found in enumerate(thumbnails) for row, one in enumerate(found) if one is not None]
+    places = [
+        (split, row) for split, found in enumerate(thumbnails) for row, one in enumerate(found) if one is not None
+    ]
     if not places:
         return []
     flat = np.array([thumbnails[split][row] for split, row in places], dtype=np.float32)

@@ -13,7 +13,7 @@ from upsnet.data.annotation import Annotation
 from upsnet.data.categories import CategorySet
 from upsnet.data.doctor.checks import Problem
 from upsnet.data.doctor.coco_files import CocoFiles
-from upsnet.data.doctor.pictures import Pixels, examine_picture, fingerprint
+from upsnet.data.doctor.pictures import Pixels, examine_picture, fingerprint, reason
 from upsnet.data.doctor.segments import Segments, Size, Use, examine_segments, measure
 from upsnet.data.panoptic_png import HEADER, SIGNATURE, read_panoptic_png
 from upsnet.files import read_image
@@ -243,7 +243,7 @@ def read_ids(path: Path, name: str, problems: list[Problem]) -> npt.NDArray[np.i
     except FileNotFoundError:
         problems.append(Problem("png-missing", name))
     except (OSError, ValueError) as error:
-        problems.append(Problem("png-unreadable", name, str(error).replace(str(path), "").strip(" :")))
+        problems.append(Problem("png-unreadable", name, reason(error, path)))
     return None
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -66,7 +67,7 @@ def examine_picture(path: Path, name: str, problems: list[Problem]) -> Picture |
         problems.append(Problem("picture-missing", name))
         return None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        problems.append(Problem("picture-unreadable", name, str(error).replace(str(path), "").strip(" '")))
+        problems.append(Problem("picture-unreadable", name, reason(error, path)))
         return None
     if mode != "RGB":
         kind = {"P": "palette", "L": "grey", "1": "black and white"}.get(mode, "16 bits" if bands == 1 else mode)
@@ -80,10 +81,15 @@ def fingerprint(pixels: Pixels) -> tuple[Pixels, bytes]:
     """Thumbnail uint8 [16, 16] and digest of a picture [H, W] or [H, W, 3]."""
     pixels = np.ascontiguousarray(pixels)
     grey = pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    digest = hashlib.blake2b(pixels, digest_size=8, person=repr(pixels.shape).encode()[:16]).digest()
+    digest = hashlib.blake2b(pixels.data, digest_size=8, person=repr(pixels.shape).encode()[:16]).digest()
     return shrink(grey, THUMBNAIL), digest
 
 
-def shrink(grey: npt.NDArray[np.generic], side: int) -> Pixels:
+def shrink(grey: npt.NDArray[Any], side: int) -> Pixels:
     """Means over the cells of a grid: uint8 [side, side]."""
     return np.asarray(cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
+def reason(error: Exception, path: Path) -> str:
+    """What an error says, without the path and without addresses of objects."""
+    return re.sub(r" <[^>]*>", "", str(error).replace(str(path), "")).strip(" :'")

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from upsnet.data.doctor.checks import Problem
 from upsnet.ops.pieces import connected_pieces
 
 Size = tuple[int, int]

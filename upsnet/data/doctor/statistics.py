@@ -26,12 +26,15 @@ def class_balance(segments: Iterable[Segments], categories: CategorySet) -> dict
     return {c.id: dict(zip(keys, totals[:, at].tolist(), strict=True)) for at, c in enumerate(categories.categories)}
 
 
-def instance_sizes(segments: Iterable[Segments], num_stuff: int) -> tuple[npt.NDArray[np.float64], ...]:
+def instance_sizes(
+    segments: Iterable[Segments], num_stuff: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Sizes and best IoUs of all instances, float64 [N] each; the latter are NaN without anchors."""
-    sizes, best = [np.zeros(0)], [np.zeros(0)]
+    sizes: list[npt.NDArray[np.float64]] = [np.zeros(0)]
+    best: list[npt.NDArray[np.float64]] = [np.zeros(0)]
     for one in segments:
         is_instance = (one.channels >= num_stuff) & ~one.is_crowd
-        sizes.append(one.areas[is_instance] ** 0.5 * one.scale)
+        sizes.append(np.sqrt(one.areas[is_instance].astype(np.float64)) * one.scale)
         best.append(one.best_iou[is_instance].astype(np.float64))
     return np.concatenate(sizes), np.concatenate(best)
 
