@@ -52,19 +52,30 @@ def examine(config: Config, splits: Sequence[str], *, workers: int | None = None
     return diagnose(sources, expected=expected, same_data=same, workers=workers, progress=progress)
 
 
-def check_before_training(config: Config, train_set: PanopticDataset, val_set: PanopticDataset) -> list[str]:
+def check_before_training(
+    config: Config, train_set: PanopticDataset, val_set: PanopticDataset, *, source: str
+) -> list[str]:
     """Looks for what would ruin a run, in a few seconds: are all files there, can some images be read, do counts fit.
 
     Args:
         config: the run.
         train_set, val_set: its data, whose JSONs have been read and checked.
+        source: the config's path, for the remedy.
 
     Returns:
         Warnings, a line each.
 
     Raises:
-        FileNotFoundError, ValueError: the first error.
+        ValueError: the first error, and how to find the others.
     """
+    try:
+        return _first_look(config, train_set, val_set)
+    except (OSError, ValueError) as error:
+        remedy = f"python tools/check_data.py --config {source} tells all that is wrong with the data"
+        raise ValueError(f"{error}; {remedy}") from error
+
+
+def _first_look(config: Config, train_set: PanopticDataset, val_set: PanopticDataset) -> list[str]:
     warnings = []
     present: dict[str, set[int]] = {}
     for name, dataset in (("train", train_set), ("val", val_set)):
