@@ -3,9 +3,9 @@
 
     python benchmarks/check_data.py | tee -a benchmarks/results/check_data.jsonl
 
-One JSON line. Pairs are generated: windows of `--bases` larger scenes, each with its own place, noise and 24-bit ids, so
-that no two files are the same. JPEG of quality 90, PNGs by Pillow's fastest compression, 5 stuff regions and some blobs,
-133 classes.
+One JSON line. Pairs are generated: windows of `--bases` larger scenes, each with its own place, noise and 24-bit ids;
+no two files are the same. JPEG of quality 90, PNGs by Pillow's fastest compression, 5 stuff regions and some blobs, 133
+classes.
 
 - `doctor_s`: the whole command in a fresh interpreter with `configs/coco_r50.yaml`'s anchors and sizes (imports, JSON,
   files, ids, pieces, anchors, duplicates, the screen), user and system time of its processes.
