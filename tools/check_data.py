@@ -21,7 +21,7 @@ from tqdm import tqdm
 from upsnet.config import load_config
 from upsnet.data.doctor.coco_files import read_coco
 from upsnet.data.doctor.diagnosis import Diagnosis, Source, diagnose, most_troubled
-from upsnet.data.doctor.repair import repair
+from upsnet.data.doctor.repair import annotations_of, repair, require_new
 from upsnet.data.doctor.screen import describe
 from upsnet.data.predictions import truth_as_prediction
 from upsnet.engine.data_check import examine
@@ -59,6 +59,8 @@ def main() -> None:
         parser.error(f"--workers is {args.workers}, expected 1 or more")
     if args.num_overlays < 1:
         parser.error(f"--num-overlays is {args.num_overlays}, expected 1 or more")
+    if args.fix is not None:
+        require_new(args.fix)
     diagnosis = _examine(args)
     print(describe(diagnosis, max(80, min(160, shutil.get_terminal_size((120, 40)).columns))))
     if args.json is not None:
@@ -67,6 +69,7 @@ def main() -> None:
         _draw(diagnosis, args.overlays, args.num_overlays)
     if args.fix is not None:
         print("\n".join(["", f"corrected copy in {args.fix}:", *repair(diagnosis, args.fix)]))
+        _tell_use(diagnosis, args.fix.absolute())
     sys.exit(1 if diagnosis.findings.counts()["error"] else 0)
 
 
@@ -75,7 +78,19 @@ def _examine(args: argparse.Namespace) -> Diagnosis:
         files = read_coco(args.annotations, args.images, args.panoptic_dir)
         return diagnose({"data": Source(files)}, workers=args.workers)
     splits = ("train", "val") if args.split == "both" else (args.split,)
-    return examine(load_config(args.config, args.overrides), splits, workers=args.workers)
+    config = load_config(args.config, args.overrides)
+    other = [name for name in splits if getattr(config.data, name).format != "coco"]
+    if args.fix is not None and other:
+        raise ValueError(f"--fix: data.{other[0]} is not in COCO panoptic layout, expected format: coco")
+    return examine(config, splits, workers=args.workers)
+
+
+def _tell_use(diagnosis: Diagnosis, folder: Path) -> None:
+    """Prints the overrides with which a run reads the copy."""
+    for split in diagnosis.splits:
+        name = split.name if split.name == "val" else "train"
+        places = f"image_dir: {folder / split.name}, annotation_file: {annotations_of(folder, split.name)}"
+        print(f"use it: 'data.{name}={{format: coco, {places}}}'")
 
 
 def _draw(diagnosis: Diagnosis, folder: Path, count: int) -> None:

@@ -16,7 +16,7 @@ from upsnet.models.build import build_anchors
 from upsnet.ops.boxes import pairwise_iou
 
 from ..conftest import ROOT, TINY
-from ..data.doctor.planted import FAULTS, json_of, write_set
+from ..data.doctor.planted import FAULTS, json_of, turned, write_set
 from ..test_real_data import coco_overrides
 
 
@@ -40,6 +40,7 @@ def config(root, tmp_path):
 def test_errors_are_a_table_a_file_pictures_and_exit_code_1(run_tool, root, config, tmp_path):
     for fault in ("picture cut", "areas"):
         FAULTS[fault][0](root)
+    turned(root, "train/2.jpg")
     (root / "train/3.jpg").unlink()
     start = ("check_data", "--config", config, "--workers", 1)
     code, out, _ = run_tool(
@@ -84,7 +85,7 @@ def test_a_generated_data_set_is_examined(run_tool, tiny_yaml):
     assert "val: 3 of 3 images" in out
 
 
-def test_bad_arguments_have_exit_code_2(run_tool, root, config, tmp_path):
+def test_bad_arguments_have_exit_code_2(run_tool, root, config, tiny_yaml, tmp_path):
     for args in (
         [],
         ["--images", root],
@@ -96,10 +97,12 @@ def test_bad_arguments_have_exit_code_2(run_tool, root, config, tmp_path):
         ["--images", tmp_path / "no", "--annotations", json_of(root)],
         ["--images", root / "train", "--annotations", config],
         ["--config", config, "--fix", root],
+        ["--config", tiny_yaml, "--fix", tmp_path / "new"],
     ):
         code, _, err = run_tool("check_data", *args)
         assert code == 2, args
         assert "Traceback" not in err
+    assert not (tmp_path / "new").exists()
 
 
 def test_training_looks_at_the_data_first(run_tool, root, config, tmp_path):

@@ -130,13 +130,13 @@ def as_grey(root):
     in_json(lambda d: [row.update(id=names[row["id"]]) for row in d["annotations"][1]["segments_info"]])(root)
 
 
-def turned(root):
+def turned(root, name="train/1.jpg"):
     """Stored lying, with the EXIF tag that makes it upright."""
 
-    with Image.open(picture(root)) as image:
+    with Image.open(picture(root, name)) as image:
         exif = image.getexif()
         exif[0x0112] = 6
-        image.transpose(Image.Transpose.ROTATE_90).save(picture(root), exif=exif, quality=95)
+        image.transpose(Image.Transpose.ROTATE_90).save(picture(root, name), exif=exif, quality=95)
 
 
 def with_exif(root):

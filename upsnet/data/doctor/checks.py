@@ -146,11 +146,19 @@ class Problem(NamedTuple):
 
 @dataclass
 class Finding:
-    """All occurrences of a check in a split: how many, and the first ones."""
+    """All occurrences of a check in a split.
+
+    Attributes:
+        count: how many; images: on how many images, of `of` that were examined (0: it is not about images).
+        first: the first ones.
+    """
 
     check: Check
     split: str
+    of: int = 0
     count: int = 0
+    images: int = 0
+    last: str | None = None
     first: list[Problem] = field(default_factory=list)
 
 
@@ -164,11 +172,13 @@ class Findings:
 
     found: dict[tuple[str, str], Finding] = field(default_factory=dict)
 
-    def add(self, split: str, problems: Iterable[Problem]) -> None:
-        """Adds occurrences."""
+    def add(self, split: str, problems: Iterable[Problem], *, of: int = 0) -> None:
+        """Adds occurrences, those of an image one after the other; `of`: images that were examined."""
         for problem in problems:
-            finding = self.found.setdefault((problem.check, split), Finding(CHECKS[problem.check], split))
+            finding = self.found.setdefault((problem.check, split), Finding(CHECKS[problem.check], split, of))
             finding.count += 1
+            finding.images += problem.name != finding.last
+            finding.last = problem.name
             if len(finding.first) < SHOWN:
                 finding.first.append(problem)
 
@@ -188,6 +198,7 @@ class Findings:
                 "level": finding.check.level,
                 "split": finding.split,
                 "count": finding.count,
+                "share_of_images": finding.images / finding.of if finding.of else None,
                 "first": [{"name": problem.name, "detail": problem.detail} for problem in finding.first],
                 "text": finding.check.text,
                 "remedy": finding.check.remedy,

@@ -123,7 +123,8 @@ def diagnose(
         bar = tqdm(in_order(examiner, workers), total=len(examiner), desc=name, disable=not progress, leave=False)
         splits.append(Split(name, source, examiner, list(bar)))
         findings.add(name, source.data.problems if isinstance(source.data, CocoFiles) else [])
-        findings.add(name, (problem for facts in splits[-1].facts for problem in facts.problems))
+        problems = (problem for facts in splits[-1].facts for problem in facts.problems)
+        findings.add(name, problems, of=len(splits[-1].facts))
         for line in category_differences(expected or splits[0].examiner.categories, examiner.categories):
             findings.add(name, [Problem("categories-differ", line)])
     for name, problem in unnamed_files({n: s.data for n, s in sources.items() if isinstance(s.data, CocoFiles)}):
@@ -158,7 +159,7 @@ def _anchors(split: Split, findings: Findings) -> dict[str, Any] | None:
     if coverage is not None and coverage["below_negative_iou"] > ANCHORS_MISS:
         for facts in split.facts:
             missed = 0 if facts.segments is None else int((facts.segments.best_iou < use.negative_iou).sum())
-            findings.add(split.name, [Problem("anchors-miss", facts.name)] * missed)
+            findings.add(split.name, [Problem("anchors-miss", facts.name)] * missed, of=len(split.facts))
     return coverage
 
 
@@ -177,7 +178,7 @@ def _twins(splits: Sequence[Split], findings: Findings) -> list[Twins]:
         others = splits[first[0]]
         detail = f"{others.name}: {others.facts[first[1]].name}"
         name = splits[second[0]].facts[second[1]].name
-        findings.add(splits[second[0]].name, [Problem(check, name, detail)])
+        findings.add(splits[second[0]].name, [Problem(check, name, detail)], of=len(splits[second[0]].facts))
     return twins
 
 
@@ -187,7 +188,7 @@ def most_troubled(split: Split, count: int) -> list[int]:
     def rank(index: int) -> int:
         return max((WEIGHTS[CHECKS[problem.check].level] for problem in split.facts[index].problems), default=0)
 
-    usable = [index for index, facts in enumerate(split.facts) if facts.segments is not None]
+    usable = [index for index, facts in enumerate(split.facts) if facts.can_be_drawn]
     troubled = sorted((index for index in usable if rank(index)), key=rank, reverse=True)[:count]
     rest = [index for index in usable if index not in set(troubled)]
     room = min(count - len(troubled), len(rest))

@@ -49,6 +49,11 @@ class ImageFacts:
     digest: bytes | None = None
     measured: npt.NDArray[np.int32] | None = None
 
+    @property
+    def can_be_drawn(self) -> bool:
+        """Whether picture and map can be read and lie on each other."""
+        return self.segments is not None and not self.checks() & {"size-picture", "exif-rotated"}
+
     def checks(self) -> set[str]:
         """Names of the checks that found something."""
         return {problem.check for problem in self.problems}
@@ -170,9 +175,9 @@ class CocoExaminer:
             facts.problems.append(Problem(check, row.file_name, f"{text(picture.size)}, PNG {text(size)}"))
         elif picture.orientation != 1:
             facts.problems.append(Problem("exif-orientation", row.file_name, f"orientation {picture.orientation}"))
-        if (row.height, row.width) not in (picture.size, size)[picture.size == size :]:
-            detail = f"JSON {text((row.height, row.width))}, PNG {text(size)}"
-            facts.problems.append(Problem("size-json", row.file_name, detail))
+        stated = (row.height, row.width)
+        if stated != size and (picture.size == size or stated != picture.size):
+            facts.problems.append(Problem("size-json", row.file_name, f"JSON {text(stated)}, PNG {text(size)}"))
         facts.size = size
         self._examine_map(facts, ids, annotation, self.files.boxes[self.ids[index]])
         return facts

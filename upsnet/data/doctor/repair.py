@@ -46,8 +46,7 @@ def repair(diagnosis: Diagnosis, folder: Path) -> list[str]:
     Raises:
         FileExistsError, ValueError: the folder holds something, or a split has no files.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder}: is not empty, expected a new folder for the corrected copy")
+    require_new(folder)
     lines = []
     repeated = {
         first for first, second, kind in diagnosis.twins if kind == "equal" and first[0] != second[0]
@@ -62,13 +61,24 @@ def repair(diagnosis: Diagnosis, folder: Path) -> list[str]:
     return lines + [f"{f.split}: left to you: {f.check.name} ({f.check.remedy}): {f.count}" for f in by_hand]
 
 
+def annotations_of(folder: Path, split: str) -> Path:
+    """The JSON of a split in a corrected copy."""
+    return folder / "annotations" / f"panoptic_{split}.json"
+
+
+def require_new(folder: Path) -> None:
+    """Raises FileExistsError if a folder holds something."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder}: is not empty, expected a new folder for the corrected copy")
+
+
 class _Copy:
     """The corrected copy of a split."""
 
     def __init__(self, split: Split, files: CocoFiles, folder: Path, left_out: set[int]) -> None:
         self.split, self.files, self.left_out = split, files, left_out
         self.pictures = folder / split.name
-        self.json_path = folder / "annotations" / f"panoptic_{split.name}.json"
+        self.json_path = annotations_of(folder, split.name)
         self.done: Counter[str] = Counter()
 
     def write(self) -> Counter[str]:
@@ -130,12 +140,13 @@ class _Copy:
             areas, boxes = segment_geometry(rows, len(annotation.classes))
             measured, size = np.concatenate([areas[:, None], boxes], 1), (int(ids.shape[0]), int(ids.shape[1]))
             self.done["PNG written anew (unknown ids to void, one segment for each stuff class, RGB)"] += 1
-        self._count(checks, annotation, measured)
+        self._count(facts, annotation)
         return self._rows(annotation, measured), size
 
-    def _count(self, checks: set[str], annotation: Annotation, measured: npt.NDArray[Any]) -> None:
-        self.done["segment without pixels dropped"] += int((measured[:, 0] == 0).sum())
-        self.done["image whose areas or boxes were recomputed"] += bool(checks & {"area-wrong", "box-wrong"})
+    def _count(self, facts: ImageFacts, annotation: Annotation) -> None:
+        empty = sum(problem.check == "segment-without-pixels" for problem in facts.problems)
+        self.done["segment without pixels dropped"] += empty
+        self.done["image whose areas or boxes were recomputed"] += bool(facts.checks() & {"area-wrong", "box-wrong"})
         is_stuff = annotation.classes < self.files.categories.num_stuff
         self.done["iscrowd of a stuff segment cleared"] += int((is_stuff & annotation.is_crowd).sum())
         self.done = +self.done

@@ -18,7 +18,7 @@ def describe(diagnosis: Diagnosis, width: int = 120) -> str:
     findings = list(diagnosis.findings)
     if findings:
         columns = max(len(finding.check.name) for finding in findings)
-        lines += ["", f"{'level':8s} {'check':{columns}s} {'split':6s} {'count':>7s}  first"]
+        lines += ["", f"{'level':8s} {'check':{columns}s} {'split':6s} {'count':>7s} {'images':>7s}  first"]
         for finding in findings:
             lines += _row(finding, columns, width)
     counts = diagnosis.findings.counts()
@@ -28,7 +28,8 @@ def describe(diagnosis: Diagnosis, width: int = 120) -> str:
 def _row(finding: Finding, columns: int, width: int) -> list[str]:
     check, names = finding.check, [str(problem) for problem in finding.first[:NAMES]]
     names += ["..."] if finding.count > len(names) else []
-    head = f"{check.level:8s} {check.name:{columns}s} {finding.split:6s} {finding.count:7d}  "
+    share = f"{finding.images / finding.of:.1%}" if finding.of else ""
+    head = f"{check.level:8s} {check.name:{columns}s} {finding.split:6s} {finding.count:7d} {share:>7s}  "
     rows = textwrap.wrap(", ".join(names), max(20, width - len(head)), break_on_hyphens=False) or [""]
     lines = [head + rows[0], *(" " * len(head) + row for row in rows[1:])]
     return lines + textwrap.wrap(

@@ -142,8 +142,10 @@ def examine_segments(
     odd += [("thing-scattered", f"segment {ids[row]}") for row in np.flatnonzero(found.scattered & inside).tolist()]
     tiny = (found.areas > 0) & (found.areas * factors[0] * factors[1] < TINY)
     odd += [("segment-tiny", f"segment {ids[row]}, {found.areas[row]} px") for row in np.flatnonzero(tiny).tolist()]
-    stuff, times = np.unique(channels[~is_thing & ~is_crowd], return_counts=True)
-    odd += [("stuff-split", f"{n} of one class") for _, n in zip(stuff[times > 1], times[times > 1], strict=True)]
+    stuff = channels[~is_thing & ~is_crowd]
+    for channel in np.flatnonzero(np.bincount(stuff) > 1).tolist():
+        parts = ids[(channels == channel) & ~is_crowd].tolist()
+        odd.append(("stuff-split", f"segments {', '.join(map(str, parts[:5]))}"))
     odd += [("stuff-crowd", f"segment {ids[row]}") for row in np.flatnonzero(~is_thing & is_crowd).tolist()]
     void = 1 - int(found.areas.sum()) / (size[0] * size[1])
     if void == 1:
