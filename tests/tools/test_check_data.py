@@ -169,7 +169,7 @@ def _verify(report, real_data, config, split):
                 y, x = np.nonzero(mask)
                 scale = np.array([size[1], size[0]] * 2) / np.array([ids.shape[1], ids.shape[0]] * 2)
                 boxes.append(np.array([x.min(), y.min(), x.max() + 1, y.max() + 1]) * scale)
-                assert _holds_together(mask)
+                assert _holds_together(mask[y.min() : y.max() + 1, x.min() : x.max() + 1])
         crop = np.minimum(1, np.array(use.crop or size) / size).prod()
         instances.append((len(boxes), round(len(boxes) * crop)))
         missed += _below(boxes, anchors, size, use.positive_iou) if len(document["annotations"]) < 20 else 0
