@@ -16,6 +16,7 @@ from upsnet.models.build import build_anchors
 from upsnet.ops.boxes import pairwise_iou
 
 from ..conftest import ROOT, TINY
+from ..data.cityscapes_tree import write_tree
 from ..data.doctor.planted import FAULTS, json_of, turned, write_set
 from ..test_real_data import coco_overrides
 
@@ -83,6 +84,30 @@ def test_a_generated_data_set_is_examined(run_tool, tiny_yaml):
     code, out, err = run_tool("check_data", "--config", tiny_yaml, "--split", "val")
     assert code == 0, err
     assert "val: 3 of 3 images" in out
+
+
+def test_cityscapes_is_examined_in_its_own_layout(run_tool, tmp_path, monkeypatch):
+    monkeypatch.setenv("UPSNET_DATASETS", str(tmp_path))
+    root = write_tree(tmp_path / "cityscapes")
+    start = (
+        "check_data",
+        "--config",
+        ROOT / "configs/cityscapes_r50.yaml",
+        "--workers",
+        1,
+        "--overlays",
+        tmp_path / "o",
+    )
+    code, out, err = run_tool(*start)
+    assert code == 0, err
+    assert "train: 3 of 3 images can be used" in out
+    assert len(list((tmp_path / "o").rglob("*.jpg"))) == 6
+    picture = next((root / "leftImg8bit/val").rglob("*.png"))
+    picture.write_bytes(picture.read_bytes()[:200])
+    code, out, _ = run_tool(*start)
+    assert code == 1
+    assert "sample-unreadable" in out
+    assert "val: 2 of 3 images can be used" in out
 
 
 def test_bad_arguments_have_exit_code_2(run_tool, root, config, tiny_yaml, tmp_path):

@@ -14,7 +14,9 @@ NAMES = 3
 
 def describe(diagnosis: Diagnosis, width: int = 120) -> str:
     """The text for a screen of `width` columns."""
-    lines = _splits(diagnosis.to_json())
+    lines = [
+        row for line in _splits(diagnosis.to_json()) for row in textwrap.wrap(line, width, subsequent_indent=" " * 4)
+    ]
     findings = list(diagnosis.findings)
     if findings:
         columns = max(len(finding.check.name) for finding in findings)
