@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from upsnet.data.categories import CategorySet
-from upsnet.data.panoptic_png import read_panoptic_png, write_panoptic_png
+from upsnet.data.panoptic_png import id_to_rgb, read_panoptic_png, rgb_to_id, write_panoptic_png
 from upsnet.data.predictions import PanopticWriter
 
 SIZE = (64, 96)
@@ -107,10 +107,16 @@ def cut(path, share):
 
 
 def blend(ids):
-    rgb = np.stack([ids & 255, ids >> 8 & 255, ids >> 16 & 255], axis=-1).astype(np.uint8)
-    half = cv2.resize(rgb, (67, 45), interpolation=cv2.INTER_LINEAR)
-    wide = cv2.resize(half, SIZE[::-1], interpolation=cv2.INTER_LINEAR).astype(np.int32)
-    return wide[..., 0] | wide[..., 1] << 8 | wide[..., 2] << 16
+    half = cv2.resize(id_to_rgb(ids), (67, 45), interpolation=cv2.INTER_LINEAR)
+    return rgb_to_id(cv2.resize(half, SIZE[::-1], interpolation=cv2.INTER_LINEAR))
+
+
+def through_jpeg(ids):
+    """As an image editor leaves it that saved a JPEG in between, where some segments kept their ids."""
+    data = cv2.imencode(".jpg", id_to_rgb(ids), [cv2.IMWRITE_JPEG_QUALITY, 98])[1]
+    lossy = rgb_to_id(cv2.imdecode(data, cv2.IMREAD_COLOR))
+    lossy[:, ::2] = ids[:, ::2]
+    return lossy
 
 
 def as_palette(path):
@@ -246,6 +252,7 @@ FAULTS = {
                         {"id-not-in-json", "image-void"}),
     "mostly void": (in_map(mostly_void), {"image-mostly-void", "segment-without-pixels"}),
     "PNG blended": (in_map(blend), {"png-blended"}),
+    "PNG went through JPEG": (in_map(through_jpeg), {"png-blended"}),
     "PNG with a palette": (lambda r: as_palette(png(r)), {"png-mode"}),
     "PNG in grey": (as_grey, {"png-mode"}),
     "PNG is JPEG": (lambda r: resave(png(r), format="JPEG"), {"png-lossy"}),

@@ -65,7 +65,7 @@ CHECKS = {
         Check(
             "png-blended",
             "error",
-            "the PNG has many unknown ids of few pixels: it was resized with blending",
+            "the PNG has many unknown ids of few pixels: it was resized with blending, or went through JPEG",
             "make it again with nearest-neighbour resizing; " + FIX + "with void there",
         ),
         Check("segment-without-pixels", "error", "a segment of the JSON has no pixel", FIX + "without it"),
