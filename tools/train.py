@@ -8,9 +8,11 @@ torchrun --nproc-per-node 8 tools/train.py --config configs/coco_r50.yaml --outp
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from upsnet.config import load_config
+from upsnet.engine.data_check import check_before_training
 from upsnet.engine.distributed import process_group
 from upsnet.engine.evaluate import headline
 from upsnet.engine.train import Trainer
@@ -35,6 +37,9 @@ def main() -> None:
         trainer = Trainer(config, output, device, resume=args.resume, init=args.init)
         if trainer.report is not None and trainer.is_main:
             print("\n".join(trainer.report.lines()))
+        if trainer.is_main:
+            for line in check_before_training(config, trainer.train_set, trainer.val_set, source=args.config):
+                print(f"warning: {line}", file=sys.stderr)
         name, value = headline(trainer.run())
         if trainer.is_main:
             print(f"last {name} {value:.2f}, best {name} {trainer.best:.2f}; model: {output / 'model.pt'}")

@@ -67,6 +67,7 @@ def test_a_png_id_that_is_not_in_the_json_is_named(root):
         (lambda d: d["annotations"].append(d["annotations"][0]), "two annotations"),
         (lambda d: d["annotations"][0]["segments_info"].append(d["annotations"][0]["segments_info"][0]), "twice"),
         (lambda d: d["images"][1].pop("height"), "'000001.png' lacks height"),
+        (lambda d: d["images"].append({**d["images"][1], "file_name": "x.png"}), "image id 1 stands twice"),
         (lambda d: d.pop("categories"), "no categories"),
         (lambda d: d.update(annotations=[]), "no annotated image"),
         (lambda d: d["annotations"][0]["segments_info"][0].pop("category_id"), "category_id"),

@@ -20,7 +20,7 @@ def image_files(path: Path, rows: Any) -> dict[int | str, ImageFile]:
     """The pictures that the `images` of a COCO JSON names, by their ids; `path` is named in errors.
 
     Raises:
-        ValueError: it is no list of objects, or an object lacks a field.
+        ValueError: it is no list of objects, an object lacks a field, or an id stands twice.
     """
     _require_rows(path, "images", rows)
     kinds: dict[str, Any] = {"id": int | str, "file_name": str, "height": int, "width": int}
@@ -29,6 +29,8 @@ def image_files(path: Path, rows: Any) -> dict[int | str, ImageFile]:
         lacking = [key for key, kind in kinds.items() if not isinstance(row.get(key), kind)]
         if lacking:
             raise ValueError(f"{path}: image {row.get('file_name', row.get('id'))!r} lacks {', '.join(lacking)}")
+        if row["id"] in images:
+            raise ValueError(f"{path}: image id {row['id']} stands twice in 'images', expected once")
         images[row["id"]] = ImageFile(row["file_name"], row["height"], row["width"])
     return images
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from upsnet.data.categories import CategorySet
 from upsnet.data.coco import PanopticJson
+from upsnet.data.parallel import in_order
 from upsnet.metrics import image_scores
 from upsnet.metrics.image_pair import PairResult, PairScorer
 from upsnet.metrics.instance_ap import InstanceAP
@@ -24,9 +22,6 @@ from upsnet.metrics.panoptic_quality import PanopticQuality
 from upsnet.metrics.report.collector import ReportCollector
 from upsnet.metrics.semantic_iou import SemanticIoU
 from upsnet.ops import id_maps
-
-CHUNK = 16
-"""Images that go to a worker at a time."""
 
 
 @dataclass
@@ -130,7 +125,8 @@ def score_files(
     pairs = _Pairs(scorer, list(truth.annotations))
     bar = tqdm(total=len(pairs), desc="evaluate", disable=not progress, leave=False)
     with bar:
-        for result in _in_order(pairs, workers):
+        id_maps.compiled(), image_scores.compiled()  # once, before there are several processes
+        for result in in_order(pairs, workers):
             if strict and problems:
                 break
             scores.add(result)
@@ -152,27 +148,6 @@ class _Pairs(Dataset[PairResult]):
 
     def __getitem__(self, index: int) -> PairResult:
         return self.scorer(self.image_ids[index])
-
-
-def _in_order(pairs: _Pairs, workers: int | None) -> Iterator[PairResult]:
-    """The results in the order of the images; a few chunks per worker are on their way at a time."""
-    if workers is None:
-        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(workers, len(pairs) // CHUNK)
-    if workers <= 1:
-        yield from (pairs[index] for index in range(len(pairs)))
-        return
-    id_maps.compiled(), image_scores.compiled()  # once, before there are several processes
-    loader = DataLoader(
-        pairs, batch_size=CHUNK, num_workers=workers, collate_fn=list, worker_init_fn=_one_thread, prefetch_factor=2
-    )
-    for chunk in loader:
-        yield from chunk
-
-
-def _one_thread(_: int) -> None:
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)
 
 
 def _missing(truth: PanopticJson, predicted: PanopticJson) -> list[str]:

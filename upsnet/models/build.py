@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from upsnet.config import Config
+from upsnet.config_model import ModelConfig
 from upsnet.data.categories import CategorySet
 from upsnet.models.backbone import ResNet
 from upsnet.models.fpn import FPN
@@ -14,6 +15,12 @@ from upsnet.models.upsnet import UPSNet
 from upsnet.models.weights import load_backbone_weights
 
 LEVEL_STRIDES = (4, 8, 16, 32, 64)
+
+
+def build_anchors(model: ModelConfig) -> Anchors:
+    """The anchors of a config."""
+    shapes = model.rpn.shapes()
+    return Anchors(shapes, LEVEL_STRIDES[: len(shapes)], model.rpn.anchor_offset)
 
 
 def build_model(config: Config, categories: CategorySet, *, pretrained: bool = True) -> UPSNet:
@@ -44,15 +51,13 @@ def build_model(config: Config, categories: CategorySet, *, pretrained: bool = T
     backbone = ResNet(**model.backbone.model_dump(exclude={"weights"}))
     if pretrained and model.backbone.weights is not None:
         load_backbone_weights(backbone, model.backbone.name, model.backbone.weights)
-    shapes = model.rpn.shapes()
-    channels, num_levels = model.fpn_channels, len(shapes)
+    channels, num_levels = model.fpn_channels, len(model.rpn.shapes())
     is_official = config.loss.normalizer == "official"
     rpn = instance_head = None
     if has_instance:
-        anchors = Anchors(shapes, LEVEL_STRIDES[:num_levels], model.rpn.anchor_offset)
         anchor_keys = {"anchor_sizes", "aspect_ratios", "anchor_shapes", "anchor_offset"}
         options = model.rpn.model_dump(exclude=anchor_keys)
-        rpn = RPN(channels, anchors, **options, min_box=model.min_box, fixed_normalizer=is_official)
+        rpn = RPN(channels, build_anchors(model), **options, min_box=model.min_box, fixed_normalizer=is_official)
         options = model.instance.model_dump(exclude={"score_threshold", "nms_iou"})
         instance_head = InstanceHead(channels, categories.num_things, **options, min_box=model.min_box)
     return UPSNet(

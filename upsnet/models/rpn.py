@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from upsnet.losses import objectness_and_box_loss
 from upsnet.models.layers import init_normal
 from upsnet.models.matching import match
-from upsnet.ops.boxes import clip_boxes, decode_boxes, encode_boxes
+from upsnet.ops.boxes import clip_boxes, decode_boxes, encode_boxes, pairwise_iou
 from upsnet.ops.nms import nms_mask
 from upsnet.ops.sampling import gather_rows, hashed_uniform, sample_ranked
 from upsnet.structures import PanopticTarget
@@ -62,6 +62,29 @@ class Anchors(nn.Module):
             name = ((number * MAX_CELLS + cell[..., 1]) * MAX_CELLS + cell[..., 0])[..., None] * self.per_cell
             names.append((name + torch.arange(self.per_cell, device=base.device)).flatten())
         return levels, names
+
+    def best_iou(self, boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
+        """The IoU of each box with the anchor that fits it best, of all whose centre lies in the image.
+
+        Per shape that is the anchor whose centre is nearest, so no grid is made.
+
+        Args:
+            boxes: float32 [N, 4] in pixels of the network's input.
+            image_size: (H, W) of the image there.
+
+        Returns:
+            float32 [N]; 0 where the image holds no centre.
+        """
+        best = boxes.new_zeros(len(boxes))
+        limit = torch.tensor(image_size[::-1])
+        for base, stride in zip(self.base, self.strides, strict=True):
+            cells = ((limit / stride - self.offset).ceil() - 1).clamp(min=0)  # the last one with its centre inside
+            cell = ((boxes[:, :2] + boxes[:, 2:]) / 2 / stride - self.offset).round().clamp(min=0).minimum(cells)
+            center = (cell + self.offset) * stride
+            inside = (center < limit).all(-1)
+            anchors = center.repeat(1, 2)[:, None] + base
+            best = best.maximum(pairwise_iou(boxes[:, None], anchors)[:, 0].amax(-1) * inside)
+        return best
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,55 @@
+"""Items of a sequence made by worker processes, and given in their order."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any, Protocol, TypeVar
+
+import cv2
+import torch
+from torch.utils.data import DataLoader
+
+CHUNK = 16
+"""Items that go to a worker at a time."""
+
+Item = TypeVar("Item", covariant=True)
+
+
+class Indexed(Protocol[Item]):
+    """What can be asked for its items by number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Item: ...
+
+
+def in_order(items: Indexed[Item], workers: int | None = None) -> Iterator[Item]:
+    """Yields every item in its order; a few chunks per worker are on their way at a time.
+
+    Args:
+        items: what to read. It travels to the workers, and what it gives travels back.
+        workers: processes; by default one per core. Few items are made in this process.
+    """
+    if workers is None:
+        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(workers, len(items) // CHUNK)
+    if workers <= 1:
+        yield from (items[index] for index in range(len(items)))
+        return
+    loader: DataLoader[Any] = DataLoader(
+        items,  # type: ignore[arg-type]
+        batch_size=CHUNK,
+        num_workers=workers,
+        collate_fn=list,
+        worker_init_fn=one_thread,
+        prefetch_factor=2,
+    )
+    for chunk in loader:
+        yield from chunk
+
+
+def one_thread(_: int) -> None:
+    """A worker's libraries start no threads of their own."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
