@@ -99,8 +99,8 @@ def compose(
         layers: the annotation.
         categories: the classes.
         background: channel of the stuff class that fills what nothing else covers; None: that is void.
-        on_top: of two instances, the one of fewer pixels, as annotated (of equal ones the later), or the later, or the earlier.
-            Stuff that was drawn as regions, and crowds, follow the same rule.
+        on_top: of two instances, the one of fewer pixels as annotated (of equal ones the later), or that which comes
+            later or earlier. Stuff that was drawn as regions, and crowds, follow the same rule.
     """
     stuff = [r for r in layers.regions if r.channel < categories.num_stuff]
     crowds = [r for r in layers.regions if r.channel >= categories.num_stuff and r.is_crowd]
