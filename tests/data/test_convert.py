@@ -85,6 +85,7 @@ def test_classes_keep_given_ids_and_number_the_others_in_order(tmp_path):
         (1, "sky", False), (2, "road", False), (3, "floor", False), (5, "cup", True)
     ]  # fmt: skip
     assert found.values == {7: 1}
+    assert ClassOptions().resolve([(None, "a"), (None, "b")], "").categories.channels == {1: 0, 2: 1}
     with pytest.raises(ValueError, match=r"a\.json: label 'cop' is not a class of .*classes.yaml \(floor, cup, b\)"):
         classes.channel("cop", "a.json")
 
@@ -117,9 +118,11 @@ def test_options_that_contradict_a_classes_file_are_named(tmp_path):
         (ClassOptions(tmp_path / "c.yaml", (), "a"), "a thing in"),
         (ClassOptions(tmp_path / "c.yaml", (), "b"), "not a class of"),
         (ClassOptions(tmp_path / "none.yaml"), "no such classes file"),
+        (ClassOptions(None, ((None, "sku"),)), r"--stuff sku: no such label in photos \(sky\)"),
+        (ClassOptions(None, ((1, "a"), (2, "a"))), "names a class twice"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=part):
-            options.resolve([], "")
+            options.resolve([(None, "sky")], "photos")
 
 
 def test_a_mask_is_on_where_it_is_neither_black_nor_transparent():
@@ -523,6 +526,11 @@ def test_mistakes_with_masks_are_named(run_tool, tmp_path):
     forms.save(tmp_path / "masks" / "a" / "cat_1.png", np.ones((8, 8), bool))
     args = ["masks", "--images", tmp_path / "images", "--output", tmp_path / "out"]
     require_mistake(run_tool("datasets/convert.py", *args, "--label", "cat"), "no folders STEM/images", "--masks")
+    forms.save(tmp_path / "bowl" / "a" / "images" / "a.png", np.zeros((8, 8, 3), np.uint8))
+    bowl = ("masks", "--images", tmp_path / "bowl", "--output", tmp_path / "out")
+    require_mistake(run_tool("datasets/convert.py", *bowl), "--label NAME")
+    require_mistake(run_tool("datasets/convert.py", *bowl, "--label", "cat"), "no annotated picture")
+    require_mistake(run_tool("datasets/convert.py", *bowl, "--label", "cat", "--workers", 0), "--workers is 0")
     args += ["--masks", tmp_path / "masks"]
     forms.save(tmp_path / "masks" / "a" / "cat_2.png", np.ones((7, 8), bool))
     require_mistake(run_tool("datasets/convert.py", *args), "cat_2.png", "8 x 7", "expected 8 x 8")
@@ -536,5 +544,7 @@ def test_mistakes_with_masks_are_named(run_tool, tmp_path):
     shutil.rmtree(tmp_path / "masks")
     forms.save(tmp_path / "masks" / "b_cat_1.png", np.ones((8, 8), bool))
     require_mistake(run_tool("datasets/convert.py", *args), "b_cat_1.png", "STEM_CLASS_k.png")
-    require_mistake(run_tool("datasets/convert.py", *args, "--split-val", "1.5"), "b_cat_1.png")
+    (tmp_path / "masks" / "b_cat_1.png").rename(tmp_path / "masks" / "a_cat_1.png")
+    require_mistake(run_tool("datasets/convert.py", *args, "--split-val", "1.5"), "--split-val 1.5", "0.2")
+    require_mistake(run_tool("datasets/convert.py", *args, "--split-val", "0.5"), "1 annotated picture")
     assert not (tmp_path / "out").exists()

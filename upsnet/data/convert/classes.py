@@ -80,7 +80,8 @@ class ClassOptions:
             source: of the labels, for errors.
 
         Raises:
-            FileNotFoundError, ValueError: the classes file is missing or wrong, or the options contradict it.
+            FileNotFoundError, ValueError: the classes file is missing or wrong, or the options contradict it or the
+                labels.
         """
         if self.file is not None:
             if self.stuff:
@@ -97,6 +98,8 @@ class ClassOptions:
             rows.append({"name": name, "isthing": is_thing, "value": stuff.get(name)})
             rows[-1] |= {} if number is None else {"id": number}
         known = {row["name"] for row in rows}
+        if unknown := [name for name, value in stuff.items() if value is None and name not in known]:
+            raise ValueError(f"--stuff {unknown[0]}: no such label in {source} ({', '.join(sorted(known))})")
         rows += [{"name": n, "isthing": 0, "value": value} for n, value in stuff.items() if n not in known]
         return _build(rows, self.background, source, background_may_be_new=True)
 
