@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -11,8 +12,11 @@ from PIL import Image
 from upsnet.data.categories import CategorySet
 from upsnet.data.coco import CocoPanoptic
 from upsnet.data.convert.classes import ClassOptions, parse_stuff
+from upsnet.data.convert.coco_instances import CocoInstances
 from upsnet.data.convert.label_maps import mask_of
+from upsnet.data.convert.labelme import LabelMe
 from upsnet.data.convert.layers import Layers, Region, compose
+from upsnet.data.convert.pictures import inspect, must_turn
 from upsnet.data.convert.run import split_by_name
 from upsnet.data.panoptic_png import id_to_rgb, read_panoptic_png, segment_geometry
 from upsnet.data.shapes import CATEGORIES, Shapes
@@ -100,6 +104,9 @@ def test_classes_keep_given_ids_and_number_the_others_in_order(tmp_path):
         ("- {name: no, isthing: 1}", "put it into quotes"),
         ("- {name: a, isthing: 1, value: 3}\n- {name: b, isthing: 1, id: 3}", "value 3 stands for two classes"),
         ("- {name: a, isthing: 1, value: [1, 2]}", "value"),
+        ("- {name: a, isthing: 1, color: red}", "color 'red', expected [R, G, B]"),
+        ("- {name: a, isthing: 1, color: [1, 2]}", "expected three of 0..255"),
+        ("- {name: a, isthing: 1, id: x}", "id 'x', expected a whole number"),
         ("a: 1", "expected a list of classes"),
         ("- {", "not valid YAML"),
     ],
@@ -422,6 +429,57 @@ def test_mistakes_in_a_coco_file_are_one_line_and_leave_nothing(run_tool, tmp_pa
     args = ("--annotations", tmp_path / "a.json", "--images", tmp_path / "images", "--output", tmp_path / "out")
     require_mistake(run_tool("datasets/convert.py", "coco", *args), *parts)
     assert not (tmp_path / "out").exists()
+
+
+ODD = (None, [], {}, "", "x", -1, 0, 2.5, 10**30, float("nan"), float("inf"), [[]], [1], True, {"a": 1})
+
+
+def variants(document, path=()):
+    """The document with each of its values replaced by each odd one, or left out."""
+    place = document
+    for key in path:
+        place = place[key]
+    for key in list(place) if isinstance(place, dict) else range(len(place)):
+        kept = place[key]
+        if isinstance(kept, dict | list):
+            yield from variants(document, (*path, key))
+        for value in ODD:
+            place[key] = value
+            yield document
+        if isinstance(place, dict):
+            del place[key]
+            yield document
+        place[key] = kept
+
+
+def test_nonsense_in_an_annotation_is_an_error_of_the_user_or_harmless(tmp_path):
+    """Whatever stands in a field, no exception escapes that the command line does not turn into one line."""
+    path = tmp_path / "images" / "a.json"
+    square = ("cat", "polygon", [[1, 1], [5, 1], [5, 5]], 1)
+    shapes = [square, ("cat", "rectangle", [[1, 1], [4, 4]]), ("cat", "circle", [[3, 3], [4, 4]])]
+    labelme = forms.labelme("a.png", (10, 10), shapes)
+    labelme["shapes"].append({"label": "cat", **forms.painted(np.ones((3, 3), bool))})
+    coco = coco_tree(tmp_path)
+    outcomes, messages = Counter(), set()
+    for document, opened_by in (
+        (coco, lambda: CocoInstances(path, path.parent, ClassOptions())),
+        (labelme, lambda: LabelMe(path.parent, ClassOptions())),
+    ):
+        for variant in variants(document):
+            path.write_text(json.dumps(variant))
+            try:
+                source = opened_by()
+                for item in source.items:
+                    picture = inspect(item.path)
+                    layers = source.read(item, picture)
+                    must_turn(picture, layers.size, applies_exif=source.applies_exif, annotation=str(path))
+                    compose(layers, source.classes.categories)
+                outcomes["harmless"] += 1
+            except (OSError, ValueError) as error:
+                messages.add(str(error))
+                outcomes["error"] += 1
+    assert not [text for text in messages if "\n" in text or str(tmp_path) not in text]
+    assert min(outcomes.values()) > 100, outcomes
 
 
 def require_mistake(result, *parts):

@@ -157,6 +157,8 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
             raise ValueError(f"{path}: class name {row.get('name')!r}, expected text; put it into quotes")
         if not isinstance(row.get("id", 0), int):
             raise ValueError(f"{path}: class {row['name']!r} has id {row['id']!r}, expected a whole number")
+        if not isinstance(row.get("color", []), list):
+            raise ValueError(f"{path}: class {row['name']!r} has color {row['color']!r}, expected [R, G, B]")
     return rows
 
 

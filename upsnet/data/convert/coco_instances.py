@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -12,7 +12,7 @@ from upsnet.data.convert.label_maps import read_class_map
 from upsnet.data.convert.layers import Layers, Region
 from upsnet.data.convert.pictures import Picture
 from upsnet.data.convert.polygons import decode_rle, fill_polygons
-from upsnet.data.convert.source import Item, require_folder, require_own_stems
+from upsnet.data.convert.source import Item, declared_size, require_folder, require_own_stems
 from upsnet.files import read_json
 
 
@@ -71,21 +71,22 @@ class CocoInstances:
     def _grouped(
         self, images: list[dict[str, Any]], annotations: list[dict[str, Any]], names: dict[int | None, str]
     ) -> dict[Any, list[dict[str, Any]]]:
-        known = Counter(row.get("id") for row in images if isinstance(row.get("file_name"), str))
+        known: set[Any] = set()
         for row in images:
-            if known[row.get("id")] != 1 or not isinstance(row.get("id"), int | str):
+            if not isinstance(row.get("file_name"), str) or not _is_key(row.get("id")) or row["id"] in known:
                 raise ValueError(
-                    f"{self.path}: image {row.get('file_name')!r} with id {row.get('id')!r}: expected a file_name and "
+                    f"{self.path}: image {row.get('file_name')!r} with id {row.get('id')!r}, expected a file_name and "
                     "an id of its own"
                 )
+            known.add(row["id"])
         grouped: dict[Any, list[dict[str, Any]]] = defaultdict(list)
         for row in annotations:
-            if row.get("image_id") not in known:
+            if not _is_key(row.get("image_id")) or row["image_id"] not in known:
                 raise ValueError(
                     f"{self.path}: annotation {row.get('id')} has image_id {row.get('image_id')!r}, "
                     "expected one of 'images'"
                 )
-            if row.get("category_id") not in names:
+            if not _is_key(row.get("category_id")) or row["category_id"] not in names:
                 raise ValueError(
                     f"{self.path}: annotation {row.get('id')} has category_id {row.get('category_id')!r}, "
                     f"expected one of 'categories' ({', '.join(map(str, names))})"
@@ -108,7 +109,7 @@ class CocoInstances:
     def read(self, item: Item, picture: Picture) -> Layers:
         """Draws the annotations of one picture."""
         height, width, annotations = item.annotation
-        size = picture.stored if height is None or width is None else (int(height), int(width))
+        size = declared_size(height, width, picture.stored, f"{self.path}: image {item.name}")
         if size not in (picture.stored, picture.upright):  # before anything is drawn on a wrong size
             return Layers(size, [])
         regions = [self._region(item, row, name, size) for row, name in annotations]
@@ -138,3 +139,7 @@ class CocoInstances:
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
         return Region.of(self.classes.channel(name, where), mask, is_crowd=row.get("iscrowd") == 1)
+
+
+def _is_key(value: Any) -> bool:
+    return isinstance(value, int | str)

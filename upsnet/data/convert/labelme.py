@@ -19,9 +19,11 @@ from upsnet.data.convert.label_maps import mask_of
 from upsnet.data.convert.layers import Layers, Region
 from upsnet.data.convert.pictures import Picture
 from upsnet.data.convert.polygons import fill_circle, fill_polygons
-from upsnet.data.convert.source import Item, list_pictures, require_folder, require_own_stems
+from upsnet.data.convert.source import Item, declared_size, list_pictures, require_folder, require_own_stems
 from upsnet.files import IMAGE_SUFFIXES, read_json
 
+LARGEST = 1e9
+"""No coordinate is larger; nor is one infinite, or not a number."""
 WITHOUT_AREA = frozenset({"point", "points", "line", "linestrip"})
 
 
@@ -79,14 +81,13 @@ class LabelMe:
         for number, shape in enumerate(shapes):
             if not isinstance(shape, dict) or not isinstance(shape.get("label"), str) or not _are_points(shape):
                 raise ValueError(f"{path}: shape {number} lacks a label or points (x, y), expected a file of LabelMe")
-            shape["shape_type"] = shape.get("shape_type") or "polygon"
+            shape["shape_type"] = str(shape.get("shape_type") or "polygon")  # old files lack it
         return {key: document.get(key) for key in ("imagePath", "imageHeight", "imageWidth", "shapes")}
 
     def read(self, item: Item, picture: Picture) -> Layers:
         """Draws the shapes of one picture."""
         path, document = item.annotation
-        height, width = document["imageHeight"], document["imageWidth"]
-        size = picture.upright if height is None or width is None else (int(height), int(width))
+        size = declared_size(document["imageHeight"], document["imageWidth"], picture.upright, str(path))
         if size not in (picture.stored, picture.upright):
             return Layers(size, [])
         masks: dict[Any, tuple[str, npt.NDArray[np.bool_]]] = {}
@@ -103,6 +104,8 @@ class LabelMe:
             except ValueError as error:
                 raise ValueError(f"{where}: {error}") from None
             group = shape.get("group_id")
+            if not isinstance(group, int | str | None):
+                raise ValueError(f"{where}: group_id {group!r}, expected a number")
             key = ("shape", number) if group is None else ("group", group)
             other, before = masks.get(key, (label, None))
             if other != label:
@@ -115,7 +118,8 @@ class LabelMe:
 def _are_points(shape: dict[str, Any]) -> bool:
     points = shape.get("points")
     return isinstance(points, list) and all(
-        isinstance(p, list) and len(p) == 2 and all(isinstance(v, int | float) for v in p) for p in points
+        isinstance(p, list) and len(p) == 2 and all(isinstance(v, int | float) and abs(v) < LARGEST for v in p)
+        for p in points
     )
 
 
@@ -137,8 +141,9 @@ def _draw(shape: dict[str, Any], size: tuple[int, int]) -> npt.NDArray[np.bool_]
 
 def _paste(shape: dict[str, Any], size: tuple[int, int]) -> npt.NDArray[np.bool_]:
     """A painted mask: a PNG in base64, with its upper left corner at the first point."""
+    text = shape.get("mask")
     try:
-        with Image.open(io.BytesIO(base64.b64decode(shape.get("mask") or "", validate=True))) as image:
+        with Image.open(io.BytesIO(base64.b64decode(text if isinstance(text, str) else "", validate=True))) as image:
             mask = mask_of(image)
     except (OSError, SyntaxError, binascii.Error) as error:
         raise ValueError(f"mask cannot be read ({error})") from None

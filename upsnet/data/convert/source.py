@@ -78,6 +78,19 @@ def require_folder(folder: Path, what: str) -> None:
         raise FileNotFoundError(f"{folder}: no such folder of {what}")
 
 
+def declared_size(height: Any, width: Any, otherwise: tuple[int, int], where: str) -> tuple[int, int]:
+    """(H, W) as an annotation gives it, or `otherwise` if it does not; `where` names it in the error.
+
+    Raises:
+        ValueError: it gives something else than two positive whole numbers.
+    """
+    if height is None or width is None:
+        return otherwise
+    if type(height) is not int or type(width) is not int or min(height, width) < 1:
+        raise ValueError(f"{where}: height {height!r} and width {width!r}, expected two positive whole numbers")
+    return height, width
+
+
 def require_own_stems(names: Iterable[tuple[str, str]]) -> None:
     """Checks that no two pictures would share an id PNG.
 
