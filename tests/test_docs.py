@@ -80,7 +80,7 @@ def test_the_guide_from_photographs_to_a_model(newcomer, run_tool):
     assert any("note: no instance of walnut\n" in out for out in printed)
     for name in (
         "datasets/fruits/classes.yaml", "runs/mine/comparison.jpg", "runs/mine/model.pt", "runs/mine/tensorboard",
-        "predictions/5_overlay.jpg", "predictions/5.png", "predictions/5.json", "runs/mine/evaluation/report.html",
+        "predictions/6_overlay.jpg", "predictions/6.png", "predictions/6.json", "runs/mine/evaluation/report.html",
         "mine.onnx", "runs/more/model.pt",
     ):  # fmt: skip
         assert (newcomer / name).exists(), name

@@ -89,6 +89,7 @@ def test_classes_keep_given_ids_and_number_the_others_in_order(tmp_path):
         (1, "sky", False), (2, "road", False), (3, "floor", False), (5, "cup", True)
     ]  # fmt: skip
     assert found.values == {7: 1}
+    assert found.categories[2].color == (70, 70, 70)
     assert ClassOptions().resolve([(None, "a"), (None, "b")], "").categories.channels == {1: 0, 2: 1}
     with pytest.raises(ValueError, match=r"a\.json: label 'cop' is not a class of .*classes.yaml \(floor, cup, b\)"):
         classes.channel("cop", "a.json")

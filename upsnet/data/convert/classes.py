@@ -21,6 +21,8 @@ import yaml
 from upsnet.data.categories import CategorySet
 from upsnet.files import atomic_path
 
+GREY = [70, 70, 70]
+"""Of the background, unless the classes file gives it a colour."""
 KEYS = ("name", "id", "isthing", "color", "value")
 
 
@@ -168,6 +170,9 @@ def _build(rows: list[dict[str, Any]], background: str | None, source: str, *, b
         if not background_may_be_new:
             raise ValueError(f"--background {background}: not a class of {source}; add it there with isthing: 0")
         rows.append({"name": background, "isthing": 0, "value": None})
+    for row in rows:
+        if row["name"] == background:
+            row.setdefault("color", GREY)
     taken = {row["id"] for row in rows if "id" in row}
     free = (number for number in range(1, len(rows) + len(taken) + 1) if number not in taken)
     for row in rows:
