@@ -1,9 +1,12 @@
 """The commands of docs/ run in their order, in a folder that holds what a newcomer has: photographs and annotations."""
 
+import os
 import re
 import shlex
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -50,6 +53,7 @@ def newcomer(photos, tmp_path, monkeypatch):
     (tmp_path / "datasets" / "convert.py").symlink_to(ROOT / "datasets" / "convert.py")
     monkeypatch.setenv("UPSNET_DATASETS", str(tmp_path / "datasets"))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
