@@ -1,4 +1,4 @@
-"""Writes a data set in the forms that people have, to be converted back: the inverse of `datasets/convert.py`."""
+"""Writes a data set in the forms that people have, the inverse of `datasets/convert.py`, and judges what comes back."""
 
 import base64
 import io
@@ -9,6 +9,10 @@ import cv2
 import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
+
+from upsnet.data.coco import CocoPanoptic
+from upsnet.data.panoptic_png import read_panoptic_png, segment_geometry
+from upsnet.metrics.panoptic_json import evaluate_files
 
 
 def things_of(sample, categories):
@@ -118,3 +122,22 @@ def require_equal(ours, theirs, our_categories, their_categories):
     pairs = [divmod(number, 1000) for number in together]
     assert len({a for a, _ in pairs}) == len({b for _, b in pairs}) == len(pairs), "segments were split or joined"
     assert all(names[0][a] == names[1][b] for a, b in pairs)
+
+
+def opened(root, split="train"):
+    """The converted set, after a look at what every one must satisfy."""
+    path = root / "annotations" / f"panoptic_{split}.json"
+    document = json.loads(path.read_text())
+    data = CocoPanoptic(root / split, path)
+    for image, row in zip(document["images"], document["annotations"], strict=True):
+        ids = read_panoptic_png(path.with_suffix("") / row["file_name"])
+        assert ids.shape == (image["height"], image["width"])
+        segments = row["segments_info"]
+        assert [s["id"] for s in segments] == list(range(1, len(segments) + 1)) == np.unique(ids[ids > 0]).tolist()
+        areas, boxes = segment_geometry(ids, len(segments))
+        assert [s["area"] for s in segments] == areas.tolist()
+        assert [[x, y, x + w, y + h] for x, y, w, h in (s["bbox"] for s in segments)] == boxes.tolist()
+    scores, problems = evaluate_files(path, path, progress=False, workers=1)
+    assert not problems
+    assert scores["panoptic"]["All"]["pq"] == 100
+    return data
