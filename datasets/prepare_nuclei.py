@@ -17,12 +17,12 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 from PIL import Image
 from tqdm import tqdm
 
 from upsnet.data.categories import CategorySet
+from upsnet.data.convert.label_maps import mask_of
+from upsnet.data.convert.layers import Layers, Region, compose
 from upsnet.data.predictions import write_samples
 from upsnet.errors import run_tool
 from upsnet.files import to_rgb
@@ -98,22 +98,15 @@ def samples(
     """The images of one split, in order."""
     for number, name in enumerate(tqdm(names, desc=split), start=1):
         image = to_rgb(_open(archive, members[name, "images"][0]))
-        ids = np.ones(image.shape[:2], dtype=np.int32)
-        for slot, path in enumerate(members[name, "masks"], start=2):
-            mask = to_rgb(_open(archive, path))[..., 0] > 0
-            if mask.shape != ids.shape:
-                raise ValueError(f"{path}: mask of size {mask.shape}, expected {ids.shape} as its image")
-            ids[mask & (ids == 1)] = slot
-        yield _sample(image, ids, number, f"{name}.png")
-
-
-def _sample(image: npt.NDArray[np.uint8], ids: npt.NDArray[np.int32], number: int, file_name: str) -> Sample:
-    """A sample without the masks that others cover whole; the background comes first."""
-    present, dense = np.unique(ids, return_inverse=True)
-    nucleus, background = CATEGORIES.channels[1], CATEGORIES.channels[2]
-    classes = np.where(present == 1, background, nucleus)
-    segment_map = dense.reshape(ids.shape).astype(np.int32) + 1
-    return Sample(image, segment_map, classes, np.zeros(len(classes), dtype=bool), number, file_name)
+        size = (image.shape[0], image.shape[1])
+        regions = []
+        for path in members[name, "masks"]:
+            mask = mask_of(_open(archive, path))
+            if mask.shape != size:
+                raise ValueError(f"{path}: mask of size {mask.shape}, expected {size} as its image")
+            regions.append(Region.of(CATEGORIES.channels[1], mask))
+        made = compose(Layers(size, regions), CATEGORIES, CATEGORIES.channels[2], on_top="earlier")
+        yield Sample(image, made.segment_map, made.classes, made.is_crowd, number, f"{name}.png")
 
 
 def _open(archive: zipfile.ZipFile, name: str) -> Image.Image:

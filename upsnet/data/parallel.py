@@ -10,9 +10,6 @@ import cv2
 import torch
 from torch.utils.data import DataLoader
 
-CHUNK = 16
-"""Items that go to a worker at a time."""
-
 Item = TypeVar("Item", covariant=True)
 
 
@@ -24,29 +21,30 @@ class Indexed(Protocol[Item]):
     def __getitem__(self, index: int, /) -> Item: ...
 
 
-def in_order(items: Indexed[Item], workers: int | None = None) -> Iterator[Item]:
+def in_order(items: Indexed[Item], workers: int | None = None, chunk: int = 16) -> Iterator[Item]:
     """Yields every item in its order; a few chunks per worker are on their way at a time.
 
     Args:
         items: what to read. It travels to the workers, and what it gives travels back.
         workers: processes; by default one per core. Few items are made in this process.
+        chunk: items that go to a worker at a time.
     """
     if workers is None:
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(workers, len(items) // CHUNK)
+    workers = min(workers, len(items) // chunk)
     if workers <= 1:
         yield from (items[index] for index in range(len(items)))
         return
     loader: DataLoader[Any] = DataLoader(
         items,  # type: ignore[arg-type]
-        batch_size=CHUNK,
+        batch_size=chunk,
         num_workers=workers,
         collate_fn=list,
         worker_init_fn=one_thread,
         prefetch_factor=2,
     )
-    for chunk in loader:
-        yield from chunk
+    for made in loader:
+        yield from made
 
 
 def one_thread(_: int) -> None:

@@ -37,6 +37,21 @@ def truth_as_prediction(truth: Sample, categories: CategorySet) -> PanopticPredi
     )
 
 
+def truth_rows(
+    segment_map: npt.NDArray[np.int32],
+    classes: npt.NDArray[np.int64],
+    is_crowd: npt.NDArray[np.bool_],
+    categories: CategorySet,
+) -> list[dict[str, Any]]:
+    """COCO-panoptic `segments_info` rows of a truth, whose arrays are those of a `Sample`."""
+    segments = list_segments(segment_map, classes.tolist(), [1.0] * len(classes), categories)
+    rows = prediction_rows(PanopticPrediction(segment_map, segments))
+    for row in rows:
+        del row["score"]
+        row["iscrowd"] = int(is_crowd[row["id"] - 1])
+    return rows
+
+
 def list_segments(
     ids: npt.NDArray[np.int32], classes: list[int], scores: list[float], categories: CategorySet
 ) -> list[Segment]:
@@ -123,9 +138,6 @@ def write_samples(samples: Iterable[Sample], categories: CategorySet, root: Path
     for sample in samples:
         with atomic_path(root / split / sample.file_name) as path:
             Image.fromarray(sample.image).save(path)
-        rows = prediction_rows(truth_as_prediction(sample, categories))
-        for row in rows:
-            del row["score"]
-            row["iscrowd"] = int(sample.is_crowd[row["id"] - 1])
+        rows = truth_rows(sample.segment_map, sample.classes, sample.is_crowd, categories)
         writer.add(sample.image_id, sample.file_name, sample.segment_map, rows)
     writer.close()

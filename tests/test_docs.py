@@ -1,0 +1,103 @@
+"""The commands of docs/ run in their order, in a folder that holds what a newcomer has: photographs and annotations."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from upsnet.data.coco import CocoPanoptic
+
+from .conftest import ROOT
+from .data import forms
+
+GUIDE = ROOT / "docs" / "custom_dataset.md"
+QUICK = {
+    "tools/train.py": ("train.iterations=1", "evaluate.panels=1", "evaluate.instance=false", "data.num_workers=0"),
+    "tools/export.py": ("--no-verify",),
+}
+"""Added to these programs' commands in the ordinary walk, for speed; the slow walk runs what is written."""
+
+
+def blocks(kind):
+    """The fenced blocks of the guide of one language; "" for what commands print."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
+    return [text for language, text in found if language == kind]
+
+
+@pytest.fixture(scope="module")
+def photos(real_data, tmp_path_factory):
+    """Eighteen photographs and `annotations.json`."""
+    root, folder = real_data / "fruits_nuts", tmp_path_factory.mktemp("photos")
+    samples = []
+    for split in ("train", "val"):
+        data = CocoPanoptic(root / split, root / "annotations" / f"panoptic_{split}.json")
+        samples += [data[i] for i in range(len(data))]
+        shutil.copytree(root / split, folder / "from", dirs_exist_ok=True)
+    forms.write_coco(samples, data.categories, folder / "photos", forms.outlines, images=folder / "from")
+    return folder / "photos"
+
+
+@pytest.fixture
+def newcomer(photos, tmp_path, monkeypatch):
+    """A folder with `photos/`, as the guide describes it, and this repository's programs."""
+    for name in ("tools", "configs", "examples"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "photos").symlink_to(photos)
+    (tmp_path / "datasets").mkdir()
+    (tmp_path / "datasets" / "convert.py").symlink_to(ROOT / "datasets" / "convert.py")
+    monkeypatch.setenv("UPSNET_DATASETS", str(tmp_path / "datasets"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def programs(block):
+    """The Python commands of a block as words, without `python`; None if it is for the shell."""
+    commands = [shlex.split(line) for line in block.replace("\\\n", " ").splitlines()]
+    return [words[1:] for words in commands] if all(words[0] == "python" for words in commands) else None
+
+
+def test_the_guide_from_photographs_to_a_model(newcomer, run_tool):
+    printed = []
+    for block in blocks("bash"):
+        commands = programs(block)
+        if commands is None:
+            subprocess.run(["bash", "-euc", block], cwd=newcomer, check=True)
+            continue
+        for script, *args in commands:
+            code, out, err = run_tool(script, *args, *QUICK.get(script, ()))
+            assert code == 0, f"{script} {args}: {err}"
+            printed.append(out)
+    for shown in blocks(""):
+        assert any(shown in out for out in printed), f"no command prints:\n{shown}"
+    assert any("note: no instance of walnut\n" in out for out in printed)
+    for name in (
+        "datasets/fruits/classes.yaml", "runs/mine/comparison.jpg", "runs/mine/model.pt", "runs/mine/tensorboard",
+        "predictions/6_overlay.jpg", "predictions/6.png", "predictions/6.json", "runs/mine/evaluation/report.html",
+        "mine.onnx", "runs/more/model.pt",
+    ):  # fmt: skip
+        assert (newcomer / name).exists(), name
+        assert name.rsplit("/")[-1] in GUIDE.read_text()
+
+
+def test_the_numberings_of_the_guide_are_those_of_its_example(newcomer, run_tool):
+    command = next(words for words, *_ in map(programs, blocks("bash")[:1]))
+    code, _, err = run_tool(*command)
+    assert code == 0, err
+    data = CocoPanoptic(newcomer / "datasets/fruits/val", newcomer / "datasets/fruits/annotations/panoptic_val.json")
+    categories = data.categories
+    rows = re.findall(r"^\| (\w+)(?: \(stuff\))? \| (\d+) \| (\d+) \| (\d+|-) \|$", GUIDE.read_text(), re.MULTILINE)
+    labels = [str(c - categories.num_stuff + 1) if categories[c].is_thing else "-" for c in range(len(categories))]
+    assert rows == [(categories[c].name, str(categories[c].id), str(c), labels[c]) for c in range(len(categories))]
+
+
+@pytest.mark.slow
+def test_the_guide_as_it_is_written(newcomer):
+    for block in blocks("bash"):
+        subprocess.run(["bash", "-euc", block], cwd=newcomer, check=True)
