@@ -192,14 +192,26 @@ class CocoPanoptic:
         image = self.truth.images[self.image_ids[index]]
         return int(image.height), int(image.width)
 
+    def file_name(self, index: int) -> str:
+        """The picture's path below its folder."""
+        return str(self.truth.images[self.image_ids[index]].file_name)
+
     def __getitem__(self, index: int) -> Sample:
+        return self.read(index)
+
+    def read(self, index: int, reduction: int = 1) -> Sample:
+        """One image; a JPEG at a part of its size, as `files.read_image` says, its segment map always whole.
+
+        Raises:
+            FileNotFoundError, ValueError: the picture or the PNG cannot be read, or they contradict each other or the
+                JSON; the message names the file.
+        """
         image_id = self.image_ids[index]
         file_name = self.truth.images[image_id].file_name
-        image = read_image(self.image_dir / file_name, apply_exif=False)
+        image = read_image(self.image_dir / file_name, apply_exif=False, reduction=reduction)
         segment_map = self.truth.segment_map(image_id)
-        if image.shape[:2] != segment_map.shape:
-            raise ValueError(
-                f"{self.image_dir / file_name}: size {image.shape[:2]}, expected {segment_map.shape} like its PNG"
-            )
+        size, reduced = segment_map.shape, tuple(-(-side // reduction) for side in segment_map.shape)
+        if image.shape[:2] not in (size, reduced):
+            raise ValueError(f"{self.image_dir / file_name}: size {image.shape[:2]}, expected {size} like its PNG")
         classes, is_crowd = self.truth.segments(image_id)
         return Sample(image, segment_map, self.channels[classes], is_crowd, image_id, file_name)

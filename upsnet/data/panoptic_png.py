@@ -129,7 +129,26 @@ def segment_geometry(ids: npt.NDArray[np.int32], count: int) -> tuple[npt.NDArra
     Returns:
         areas int64 [count] in pixels, and boxes int64 [count, 4], XYXY with exclusive ends; a segment without
         pixels has area 0 and the box (0, 0, 0, 0).
+
+    Raises:
+        ValueError: the map holds another id.
     """
+    loops = compiled()
+    if loops is None or not ids.size:
+        return _geometry_by_axes(ids, count)
+    if ids.min() < 0 or ids.max() > count:
+        raise ValueError(f"ids from {ids.min()} to {ids.max()}, expected 0..{count}")
+    height, width = ids.shape
+    areas, boxes = np.zeros(count + 1, dtype=np.int64), np.tile(np.array([width, height, 0, 0]), (count + 1, 1))
+    loops.segment_geometry(np.require(ids, np.int32, "CW"), areas, boxes)
+    boxes[areas == 0] = 0
+    return areas[1:], boxes[1:]
+
+
+def _geometry_by_axes(
+    ids: npt.NDArray[np.int32], count: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """`segment_geometry` without compiled loops."""
     height, width = ids.shape
     areas = np.bincount(ids.ravel(), minlength=count + 1)[1 : count + 1]
     spans = []
