@@ -12,9 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from PIL import ExifTags, Image, ImageOps
-from torchvision.io import ImageReadMode, decode_jpeg
+from PIL import Image, ImageOps
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm"})
 
@@ -73,49 +71,28 @@ def to_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
         return np.repeat((grey >> shift).astype(np.uint8)[..., None], 3, axis=2)
     if image.mode == "F":
         raise ValueError("floating-point pixels, expected 8 or 16 bits: convert the image first")
-    return np.array(image.convert("RGB"), dtype=np.uint8)
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"), dtype=np.uint8)  # `convert` copies
 
 
 def read_image(path: Path, *, apply_exif: bool, reduction: int = 1) -> npt.NDArray[np.uint8]:
     """Reads a picture as uint8 RGB [H, W, 3].
 
-    Pillow says what a file is. The pixels of an ordinary JPEG then come from torchvision, which takes less time for the
-    same bytes; what torchvision refuses, and every other file, is Pillow's.
-
     Args:
         path: any file Pillow can decode.
         apply_exif: turn the picture as its EXIF orientation says. True for a user's own photographs; False for
             data sets, whose truth lies on the stored pixels (COCO's does).
-        reduction: 2, 4 or 8 reads a colour JPEG at that part of its sides (rounded up), in less time: its pixel (y, x)
-            is the mean, as JPEG has it, of those from (n y, n x) on. Other files keep their size.
+        reduction: 2, 4 or 8 reads a colour JPEG at that part of its sides (rounded up), in less time; a pixel of it is
+            the mean of as many squared, as JPEG has it. Other files keep their size.
 
     Raises:
         FileNotFoundError, ValueError: no such file, not a picture, or a truncated one; the message names it.
     """
     try:
         with Image.open(path) as image:
-            if image.format in ("JPEG", "MPO") and image.mode == "RGB" and not (apply_exif and _is_turned(image)):
-                if reduction > 1:
-                    image.draft("RGB", (max(1, image.width // reduction), max(1, image.height // reduction)))
-                else:
-                    pixels = _decode_jpeg(path)
-                    if pixels is not None and pixels.shape == (image.height, image.width, 3):
-                        return pixels
+            if reduction > 1 and image.mode == "RGB":
+                image.draft("RGB", (max(1, image.width // reduction), max(1, image.height // reduction)))
             return to_rgb(ImageOps.exif_transpose(image) if apply_exif else image)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such image") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: cannot be read as an image ({error})") from None
-
-
-def _is_turned(image: Image.Image) -> bool:
-    return image.getexif().get(ExifTags.Base.Orientation, 1) != 1 or "xmp" in image.info
-
-
-def _decode_jpeg(path: Path) -> npt.NDArray[np.uint8] | None:
-    """uint8 [H, W, 3] of a JPEG, None where torchvision finds a fault."""
-    try:
-        planes = decode_jpeg(torch.from_numpy(np.fromfile(path, dtype=np.uint8)), mode=ImageReadMode.RGB)
-    except RuntimeError:
-        return None
-    return np.asarray(planes.permute(1, 2, 0).numpy(), dtype=np.uint8)

@@ -140,14 +140,12 @@ def segment_geometry(ids: npt.NDArray[np.int32], count: int) -> tuple[npt.NDArra
         raise ValueError(f"ids from {ids.min()} to {ids.max()}, expected 0..{count}")
     height, width = ids.shape
     areas, boxes = np.zeros(count + 1, dtype=np.int64), np.tile(np.array([width, height, 0, 0]), (count + 1, 1))
-    loops.segment_geometry(np.require(ids, np.int32, "CW"), areas, boxes)
+    loops.segment_geometry(np.require(ids, np.int32, ("C", "W")), areas, boxes)
     boxes[areas == 0] = 0
     return areas[1:], boxes[1:]
 
 
-def _geometry_by_axes(
-    ids: npt.NDArray[np.int32], count: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _geometry_by_axes(ids: npt.NDArray[np.int32], count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """`segment_geometry` without compiled loops."""
     height, width = ids.shape
     areas = np.bincount(ids.ravel(), minlength=count + 1)[1 : count + 1]

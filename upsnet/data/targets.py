@@ -13,10 +13,7 @@ from upsnet.structures import PanopticTarget, Sample
 
 
 def make_target(
-    sample: Sample,
-    num_stuff: int,
-    seed: int,
-    maps: tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]] | None = None,
+    sample: Sample, num_stuff: int, seed: int, maps: tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]] | None = None
 ) -> PanopticTarget:
     """Derives the targets of one image; segments that augmentation cut away vanish.
 

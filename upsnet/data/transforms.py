@@ -109,7 +109,7 @@ class Geometry:
 
     @property
     def reduction(self) -> int:
-        """The largest factor (8, 4, 2 or 1) by which the picture may be read smaller: it still has all pixels wanted."""
+        """The largest factor (8, 4, 2, 1) by which the picture may be read smaller and still have all pixels wanted."""
         for factor in REDUCTIONS:
             if all(factor * new <= old for new, old in zip(self.scaled, self.source, strict=True)):
                 return factor
@@ -156,17 +156,18 @@ class Geometry:
         else:
             image = self._warp(image, factor)
         if self.flip_x or self.flip_y:
-            image = cv2.flip(image, 0 if not self.flip_x else -1 if self.flip_y else 1)
+            image = np.asarray(cv2.flip(image, 0 if not self.flip_x else -1 if self.flip_y else 1), dtype=np.uint8)
         return np.asarray(cv2.transpose(image) if self.transpose else image, dtype=np.uint8)
 
     def _warp(self, image: npt.NDArray[np.uint8], factor: int) -> npt.NDArray[np.uint8]:
-        """The window alone; new pixel i of an axis lies at (start + i + 1/2) old / new - 1/2, as `resize_image` has it."""
+        """The window alone; pixel i of an axis lies at (start + i + 1/2) old / new - 1/2, as in `resize_image`."""
         (y, top), (x, left) = (
             (old / new / factor, start) for old, new, start in zip(self.source, self.scaled, self.corner, strict=True)
         )
         matrix = np.array([[x, 0, (left + 0.5) * x - 0.5], [0, y, (top + 0.5) * y - 0.5]])
-        how = {"flags": cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, "borderMode": cv2.BORDER_REPLICATE}
-        return np.asarray(cv2.warpAffine(image, matrix, self.window[::-1], **how), dtype=np.uint8)
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        warped = cv2.warpAffine(image, matrix, self.window[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)
+        return np.asarray(warped, dtype=np.uint8)
 
 
 GeometryStep = Callable[[Geometry, np.random.Generator], Geometry]

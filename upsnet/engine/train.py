@@ -20,7 +20,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from upsnet.config import Config
 from upsnet.data.categories import CategorySet
-from upsnet.data.loader import InferenceInput, PanopticDataset, open_dataset, open_train_dataset, train_loader
+from upsnet.data.loader import InferenceInput, open_dataset, open_train_dataset, train_loader
+from upsnet.data.reading import PanopticDataset
 from upsnet.engine import distributed
 from upsnet.engine.checkpoint import Checkpoint, load_checkpoint, load_weights, save_checkpoint
 from upsnet.engine.evaluate import evaluate, headline
@@ -147,7 +148,7 @@ class Trainer:
         batches = iter(loader)
         metrics: dict[str, Any] = {}
         self.model.train()
-        with RunLog(self.output, start=self.iteration, stop=stop, enabled=self.is_main) as log:
+        with loader.named_deaths(), RunLog(self.output, start=self.iteration, stop=stop, enabled=self.is_main) as log:
             while self.iteration < stop:
                 self._step(model, [next(batches).to(self.device) for _ in range(config.accumulate)], interval)
                 self.iteration += 1
@@ -218,7 +219,7 @@ class Trainer:
 
 
 _EVERY = ("log_every", "checkpoint_every", "evaluate_every")
-_FREE_TO_CHANGE = {"data.num_workers", "evaluate.panels", *(f"train.{name}" for name in _EVERY)}
+_FREE_TO_CHANGE = {"data.num_workers", "data.max_unreadable", "evaluate.panels", *(f"train.{name}" for name in _EVERY)}
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
