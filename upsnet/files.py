@@ -91,7 +91,9 @@ def read_image(path: Path, *, apply_exif: bool, reduction: int = 1) -> npt.NDArr
         with Image.open(path) as image:
             if reduction > 1 and image.mode == "RGB":
                 image.draft("RGB", (max(1, image.width // reduction), max(1, image.height // reduction)))
-            return to_rgb(ImageOps.exif_transpose(image) if apply_exif else image)
+            if apply_exif:
+                ImageOps.exif_transpose(image, in_place=True)
+            return to_rgb(image)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such image") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +21,8 @@ from upsnet.data.categories import IGNORE_LABEL, CategorySet
 from upsnet.data.cityscapes import Cityscapes
 from upsnet.data.coco import CocoPanoptic
 from upsnet.data.known_categories import known_categories
-from upsnet.data.reading import Batches, BeingRead, Item, PanopticDataset, TrainingItems, WholeItems
+from upsnet.data.reading import Batches, BeingRead, Item, TrainingItems, WholeItems
+from upsnet.data.reading import PanopticDataset as PanopticDataset
 from upsnet.data.sampler import BatchSampler
 from upsnet.data.shapes import Shapes
 from upsnet.data.targets import make_target
@@ -130,6 +132,7 @@ def _collate_items(items: Sequence[Item], num_stuff: int, divisor: int) -> Panop
 def _quiet_worker(_: int) -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
+    gc.freeze()  # what was there before the fork is shared with the parent: a collection would write to all of it
 
 
 def train_loader(

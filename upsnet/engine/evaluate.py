@@ -13,9 +13,8 @@ from tqdm import tqdm
 
 from upsnet.config import Config
 from upsnet.data.categories import CategorySet
-from upsnet.data.loader import test_loader
+from upsnet.data.loader import PanopticDataset, test_loader
 from upsnet.data.predictions import PanopticWriter, prediction_rows, to_prediction
-from upsnet.data.reading import PanopticDataset
 from upsnet.data.targets import semantic_truth
 from upsnet.engine import distributed
 from upsnet.files import write_json

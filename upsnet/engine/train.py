@@ -20,8 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from upsnet.config import Config
 from upsnet.data.categories import CategorySet
-from upsnet.data.loader import InferenceInput, open_dataset, open_train_dataset, train_loader
-from upsnet.data.reading import PanopticDataset
+from upsnet.data.loader import InferenceInput, PanopticDataset, open_dataset, open_train_dataset, train_loader
 from upsnet.engine import distributed
 from upsnet.engine.checkpoint import Checkpoint, load_checkpoint, load_weights, save_checkpoint
 from upsnet.engine.evaluate import evaluate, headline
