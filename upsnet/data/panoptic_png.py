@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from upsnet.files import atomic_path
 from upsnet.ops.id_maps import compiled
@@ -69,7 +69,11 @@ def read_panoptic_png(path: Path | str, buffer: npt.NDArray[np.int32] | None = N
 
 
 def _read_by_pillow(data: bytes) -> npt.NDArray[np.int32]:
-    with Image.open(io.BytesIO(data)) as image:
+    try:
+        file = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:  # whose own text names the object in memory
+        raise ValueError("no image that Pillow knows") from None
+    with file as image:
         if image.mode not in ("RGB", "RGBA"):
             raise ValueError(f"pixel mode {image.mode}, expected RGB with id = R + 256 G + 65536 B")
         return rgb_to_id(np.asarray(image)[..., :3])

@@ -6,10 +6,11 @@ Everything random is a function of (seed, epoch, image).
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
-import re
+import signal
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -177,33 +178,35 @@ class Batches:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[PanopticBatch]:
-        with self.named_deaths():
-            batches = iter(self.loader)
-        while True:
-            with self.named_deaths():
-                batch = next(batches, None)
-            if batch is None:
-                return
+        has_signal = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
+        before = signal.getsignal(signal.SIGCHLD) if has_signal else None
+        batches = iter(self.loader)
+        for _ in range(len(self.loader)):
+            self._require_workers()
+            if has_signal:  # torch has a handler, too, which raises wherever this process is at that moment
+                signal.signal(signal.SIGCHLD, lambda *_: self._require_workers())
+            try:
+                batch = next(batches)
+            except RuntimeError:  # torch's word for it
+                self._require_workers()
+                raise
+            finally:
+                if has_signal:
+                    signal.signal(signal.SIGCHLD, before)
             self._count(batch.unreadable)
             yield batch
 
-    @contextmanager
-    def named_deaths(self) -> Iterator[None]:
-        """Names the last image of a worker that is killed meanwhile: torch raises an error wherever this process is."""
-        try:
-            yield
-        except RuntimeError as error:
-            found = re.search(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)", str(error))
-            reading = self.being_read.by_process()
-            dead = [int(pid) for pid in found[1].split(",")] if found else []
-            names = [self._name(reading[pid]) for pid in dead if pid in reading]
-            if not found or (reading and dead and not names):  # another loader's
-                raise
-            last = f"while reading {', '.join(names)}" if names else "before it read an image"
+    def _require_workers(self) -> None:
+        """Raises if a worker has ended; they all live until the last batch is here."""
+        reading = self.being_read.by_process()
+        alive = {process.pid for process in multiprocessing.active_children()} if reading else set()
+        dead = {pid: index for pid, index in reading.items() if pid not in alive}
+        if dead:
+            names, pids = ", ".join(map(self._name, dead.values())), ", ".join(map(str, dead))
             raise ChildProcessError(
-                f"data worker {found[1]} ended {last}: killed, perhaps for want of memory, or crashed by the file. "
-                "Lower data.num_workers, or look at the file"
-            ) from error
+                f"data worker {pids} ended while reading {names}: killed, perhaps for want of memory, or crashed by "
+                "the file. Lower data.num_workers, or look at the file"
+            )
 
     def _name(self, index: int) -> str:
         return self.dataset.file_name(index) if isinstance(self.dataset, FileDataset) else f"image {index}"

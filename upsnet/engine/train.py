@@ -147,7 +147,7 @@ class Trainer:
         batches = iter(loader)
         metrics: dict[str, Any] = {}
         self.model.train()
-        with loader.named_deaths(), RunLog(self.output, start=self.iteration, stop=stop, enabled=self.is_main) as log:
+        with RunLog(self.output, start=self.iteration, stop=stop, enabled=self.is_main) as log:
             while self.iteration < stop:
                 self._step(model, [next(batches).to(self.device) for _ in range(config.accumulate)], interval)
                 self.iteration += 1
