@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
+from multiprocessing.connection import wait
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -179,16 +180,16 @@ class Batches:
 
     def __iter__(self) -> Iterator[PanopticBatch]:
         has_signal = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
-        before = signal.getsignal(signal.SIGCHLD) if has_signal else None
         batches = iter(self.loader)
+        before = _handler_without_torch() if has_signal else None
         for _ in range(len(self.loader)):
             self._require_workers()
-            if has_signal:  # torch has a handler, too, which raises wherever this process is at that moment
+            if has_signal:
                 signal.signal(signal.SIGCHLD, lambda *_: self._require_workers())
             try:
                 batch = next(batches)
-            except RuntimeError:  # torch's word for it
-                self._require_workers()
+            except (RuntimeError, ConnectionError, EOFError):  # of torch, or for a batch that went with its worker
+                self._require_workers(patience=1)
                 raise
             finally:
                 if has_signal:
@@ -196,13 +197,21 @@ class Batches:
             self._count(batch.unreadable)
             yield batch
 
-    def _require_workers(self) -> None:
-        """Raises if a worker has ended; they all live until the last batch is here."""
+    def _require_workers(self, patience: float = 0) -> None:
+        """Raises if a worker has ended, or does within seconds; they all live until the last batch is here."""
         reading = self.being_read.by_process()
-        alive = {process.pid for process in multiprocessing.active_children()} if reading else set()
+        if not reading:
+            return
+        alive = {process.pid: process for process in multiprocessing.active_children()}
+        if patience and reading.keys() <= alive.keys():
+            ended = wait([alive[pid].sentinel for pid in reading], timeout=patience)
+            for process in alive.values():
+                if process.sentinel in ended:
+                    process.join(patience)
+            alive = {process.pid: process for process in multiprocessing.active_children()}
         dead = {pid: index for pid, index in reading.items() if pid not in alive}
         if dead:
-            names, pids = ", ".join(map(self._name, dead.values())), ", ".join(map(str, dead))
+            names, pids = ", ".join(map(self._name, sorted(set(dead.values())))), ", ".join(map(str, dead))
             raise ChildProcessError(
                 f"data worker {pids} ended while reading {names}: killed, perhaps for want of memory, or crashed by "
                 "the file. Lower data.num_workers, or look at the file"
@@ -219,6 +228,13 @@ class Batches:
                     logging.getLogger(__name__).warning("%s: another image takes its place", reason)
         if len(self.unreadable) > self.max_unreadable:
             raise ValueError(_too_many(self.unreadable, self.max_unreadable))
+
+
+def _handler_without_torch() -> Any:
+    """What handles SIGCHLD, unless it is torch's: that raises wherever this process is by then, and once more later."""
+    handler = signal.getsignal(signal.SIGCHLD)
+    is_torch = getattr(handler, "__module__", "").startswith("torch.")
+    return signal.SIG_DFL if is_torch or handler is None else handler
 
 
 def _too_many(unreadable: dict[int, str], limit: int) -> str:
