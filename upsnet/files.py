@@ -81,8 +81,8 @@ def read_image(path: Path, *, apply_exif: bool, reduction: int = 1) -> npt.NDArr
         path: any file Pillow can decode.
         apply_exif: turn the picture as its EXIF orientation says. True for a user's own photographs; False for
             data sets, whose truth lies on the stored pixels (COCO's does).
-        reduction: 2, 4 or 8 reads a colour JPEG at that part of its sides (rounded up), in less time; a pixel of it is
-            the mean of as many squared, as JPEG has it. Other files keep their size.
+        reduction: 2, 4 or 8 reads a colour JPEG at that part of its sides (no shorter than it; rounded up) in less
+            time, each pixel being the mean of as many squared, as JPEG has it. Other files keep their size.
 
     Raises:
         FileNotFoundError, ValueError: no such file, not a picture, or a truncated one; the message names it.
