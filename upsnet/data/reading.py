@@ -101,7 +101,7 @@ class TrainingItems(Dataset[Item]):
         being_read: BeingRead,
     ) -> None:
         self.dataset, self.augmentation, self.seed = dataset, augmentation, seed
-        self.is_wide = np.array([width > height for height, width in sizes])
+        self.sizes = np.array(sizes)
         self.max_unreadable, self.being_read = max_unreadable, being_read
 
     def __getitem__(self, key: tuple[int, int]) -> Item:
@@ -125,7 +125,8 @@ class TrainingItems(Dataset[Item]):
 
     def _read(self, index: int, seed: int) -> Sample:
         rng = np.random.default_rng(seed)
-        geometry = self.augmentation.plan(self.dataset.size(index), rng)
+        height, width = self.sizes[index].tolist()
+        geometry = self.augmentation.plan((height, width), rng)
         if isinstance(self.dataset, FileDataset):
             sample = self.dataset.read(index, geometry.reduction)
         else:
@@ -135,7 +136,8 @@ class TrainingItems(Dataset[Item]):
     def _candidates(self, epoch: int, index: int) -> Iterator[int]:
         """The image itself, then the others of its orientation."""
         yield index
-        group = np.flatnonzero(self.is_wide == self.is_wide[index])
+        is_wide = self.sizes[:, 1] > self.sizes[:, 0]
+        group = np.flatnonzero(is_wide == is_wide[index])
         for other in np.random.default_rng([self.seed, epoch, index]).permutation(group).tolist():
             if other != index:
                 yield other
