@@ -106,7 +106,7 @@ class ImageFiles(_Table[ImageFile]):
         self._sizes = array("q")
 
     def append(self, image_id: int | str, image: ImageFile) -> None:
-        """Adds a picture; of those with one id the last counts."""
+        """Adds a picture of an id that has none yet."""
         self._add(image_id, image.file_name)
         self._sizes.extend((image.height, image.width))
 
