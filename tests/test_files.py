@@ -79,3 +79,23 @@ def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path):
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(ValueError, match=r"bad\.json"):
         read_json(tmp_path / "bad.json")
+
+
+@pytest.mark.parametrize("size", [(64, 96), (61, 95), (9, 11)])
+@pytest.mark.parametrize("reduction", [2, 4, 8])
+def test_a_jpeg_is_read_at_a_part_of_its_size_each_pixel_in_its_place(tmp_path, size, reduction):
+    """A slope gives each pixel its position as its value: means over blocks of it are known."""
+    y, x = np.indices(size)
+    image = np.stack([2 * x, 2 * y, x + y], axis=2).clip(0, 255).astype(np.uint8)
+    Image.fromarray(image).save(tmp_path / "a.jpg", quality=100, subsampling=0)
+    found = read_image(tmp_path / "a.jpg", apply_exif=False, reduction=reduction)
+    assert found.shape == (-(-size[0] // reduction), -(-size[1] // reduction), 3)
+    whole = size[0] // reduction * reduction, size[1] // reduction * reduction
+    blocks = image[: whole[0], : whole[1]].reshape(whole[0] // reduction, reduction, -1, reduction, 3).mean((1, 3))
+    np.testing.assert_allclose(found[: blocks.shape[0], : blocks.shape[1]], blocks, atol=4)
+
+
+def test_other_files_keep_their_size(tmp_path):
+    for name in ("a.png", "grey.jpg"):
+        Image.fromarray(RGB if name == "a.png" else RGB[..., 0]).save(tmp_path / name)
+        assert read_image(tmp_path / name, apply_exif=False, reduction=4).shape == RGB.shape

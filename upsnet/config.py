@@ -86,6 +86,8 @@ class DataConfig(Section):
     """float: without rounding, at exactly the scale of the shorter side (the official UPSNet)."""
     size_divisor: Annotated[int, Field(ge=32, multiple_of=32)] = 32
     num_workers: Annotated[int, Field(ge=0)] = 2
+    max_unreadable: Annotated[int, Field(ge=0)] = 10
+    """How many training images may turn out unreadable, each being replaced by another, before training stops."""
 
 
 class LossConfig(Section):

@@ -86,6 +86,7 @@ class PanopticBatch:
         truths: the samples as read (without pixels), for evaluation.
         scales: network pixels per picture pixel, where pictures were resized by exactly that (`test_resize: float`);
             None: what the sizes tell.
+        unreadable: training images that others replace, as index -> reason.
     """
 
     images: Tensor
@@ -96,6 +97,7 @@ class PanopticBatch:
     target: PanopticTarget | None = None
     truths: list[Sample] = field(default_factory=list)
     scales: list[float | None] = field(default_factory=list)
+    unreadable: dict[int, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return int(self.images.shape[0])

@@ -3,6 +3,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from upsnet.data.coco import CocoPanoptic
 from upsnet.data.panoptic_png import id_to_rgb, read_panoptic_png, rgb_to_id, segment_geometry, write_panoptic_png
@@ -46,11 +47,33 @@ def test_ids_up_to_24_bits_survive(tmp_path):
         id_to_rgb(np.array([[2**24]]))
 
 
-def test_geometry_of_segments():
+@pytest.mark.parametrize("is_compiled", [True, False])
+def test_geometry_of_segments(monkeypatch, is_compiled):
+    if not is_compiled:
+        monkeypatch.setattr("upsnet.data.panoptic_png.compiled", lambda: None)
     ids = np.array([[0, 1, 1], [0, 1, 0], [3, 0, 0]], dtype=np.int32)
     areas, boxes = segment_geometry(ids, 3)
     assert areas.tolist() == [3, 0, 1]
     assert boxes.tolist() == [[1, 0, 3, 2], [0, 0, 0, 0], [0, 2, 1, 3]]
+    ids = np.random.default_rng(0).integers(0, 9, (30, 40), dtype=np.int32)
+    ids[:, 20:] = 0
+    areas, boxes = segment_geometry(ids[:, ::-1], 9)
+    for segment in range(1, 10):
+        rows, columns = np.nonzero(ids[:, ::-1] == segment)
+        assert areas[segment - 1] == len(rows)
+        edges = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] if len(rows) else [0] * 4
+        assert boxes[segment - 1].tolist() == edges
+
+
+def test_a_photograph_is_read_smaller_and_its_map_whole(root):
+    path = root / "train" / "000000.png"
+    jpeg = path.with_suffix(".jpg")
+    Image.open(path).save(jpeg, quality=95)
+    jpeg.rename(path)  # Pillow looks at what a file holds
+    sample = open_root(root).read(0, 2)
+    assert sample.image.shape == (24, 32, 3)
+    assert sample.size == (48, 64)
+    assert open_root(root).read(1, 2).image.shape == (48, 64, 3)
 
 
 def test_a_png_id_that_is_not_in_the_json_is_named(root):

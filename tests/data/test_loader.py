@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from upsnet.data.loader import BatchSampler, InferenceInput, collate, image_seed, open_train_dataset, train_loader
+from upsnet.data.loader import InferenceInput, collate, open_train_dataset, train_loader
 from upsnet.data.loader import test_loader as make_test_loader
+from upsnet.data.sampler import BatchSampler, image_seed
 
 SIZES = [(10, 20)] * 7 + [(20, 10)] * 6
 

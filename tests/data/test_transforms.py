@@ -1,5 +1,10 @@
+from dataclasses import replace
+
+import cv2
 import numpy as np
 import pytest
+import torch
+from torchvision.transforms.v2 import functional as tv
 
 from upsnet.data import transforms as T
 from upsnet.data.categories import IGNORE_LABEL
@@ -26,11 +31,16 @@ def agreement(sample):
     return np.mean(sample.image[..., 0] == sample.segment_map * 40)
 
 
+def augmented(sample, *steps, seed=0):
+    rng = np.random.default_rng(seed)
+    augmentation = T.Augmentation(steps)
+    return augmentation.apply(augmentation.plan(sample.size, rng), sample, rng)
+
+
 def test_ids_are_looked_up_at_pixel_centres():
-    ids = np.arange(1, 5, dtype=np.int32)[None]
-    assert T.resize_ids(ids, (1, 2)).tolist() == [[2, 4]]
-    assert T.resize_ids(ids, (1, 8)).tolist() == [[1, 1, 2, 2, 3, 3, 4, 4]]
-    assert T.resize_ids(ids, (3, 4)).tolist() == [[1, 2, 3, 4]] * 3
+    sample = sample_of(np.arange(1, 5)[None])
+    for size, expected in (((1, 2), [[2, 4]]), ((1, 8), [[1, 1, 2, 2, 3, 3, 4, 4]]), ((3, 4), [[1, 2, 3, 4]] * 3)):
+        assert T.Geometry.whole((1, 4), size).apply(sample).segment_map.tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -38,17 +48,94 @@ def test_ids_are_looked_up_at_pixel_centres():
 )
 def test_image_and_ids_move_together(sample, step):
     for seed in range(8):
-        out = step(sample, np.random.default_rng(seed))
+        out = augmented(sample, step, seed=seed)
         assert out.image.shape[:2] == out.segment_map.shape
         assert set(np.unique(out.segment_map)) <= {0, 1, 2, 3}
         assert agreement(out) > 0.85
-        again = step(sample, np.random.default_rng(seed))
-        np.testing.assert_array_equal(out.image, again.image)
+        np.testing.assert_array_equal(out.image, augmented(sample, step, seed=seed).image)
 
 
 def test_dihedral_flip_reaches_all_eight_symmetries(sample):
-    found = {T.dihedral_flip(sample, np.random.default_rng(s)).segment_map.tobytes() for s in range(64)}
+    found = {augmented(sample, T.dihedral_flip, seed=s).segment_map.tobytes() for s in range(64)}
     assert len(found) == 8
+
+
+def natural(size, seed=0):
+    """A smooth picture, with a segment map of blocks."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (size[0] // 8 + 2, size[1] // 8 + 2, 3), dtype=np.uint8)
+    image = cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC)
+    ids = np.kron(rng.integers(0, 4, (size[0] // 16 + 1, size[1] // 16 + 1)), np.ones((16, 16)))
+    return replace(sample_of(ids[: size[0], : size[1]]), image=image)
+
+
+def step_by_step(geometry, sample):
+    """What a geometry means: everything is resized, then cut, mirrored and transposed."""
+    (height, width), (new_height, new_width) = geometry.source, geometry.scaled
+    image = T.resize_image(sample.image, geometry.scaled)
+    rows = ((np.arange(new_height) + 0.5) * height / new_height).astype(int)
+    columns = ((np.arange(new_width) + 0.5) * width / new_width).astype(int)
+    ids = sample.segment_map[rows[:, None], columns]
+    window = tuple(slice(start, start + length) for start, length in zip(geometry.corner, geometry.window, strict=True))
+    image, ids = image[window], ids[window]
+    if geometry.flip_x:
+        image, ids = image[:, ::-1], ids[:, ::-1]
+    if geometry.flip_y:
+        image, ids = image[::-1], ids[::-1]
+    return (image.swapaxes(0, 1), ids.T) if geometry.transpose else (image, ids)
+
+
+@pytest.mark.parametrize("size", [(90, 131), (128, 160)])
+def test_planned_pixels_are_those_of_the_steps_one_by_one(size):
+    """Ids to the bit; colours to a level, because a window is made by another routine than a whole picture."""
+    sample = natural(size)
+    plan = T.Augmentation([T.JitterCrop((40, 56), (0.8, 6.0)), T.dihedral_flip]).plan
+    warped = 0
+    for seed in range(20):
+        geometry = plan(size, np.random.default_rng(seed))
+        out = geometry.apply(sample)
+        image, ids = step_by_step(geometry, sample)
+        np.testing.assert_array_equal(out.segment_map, ids)
+        assert np.abs(out.image.astype(int) - image).max() <= 1
+        warped += geometry.scaled[0] * geometry.scaled[1] > T.WARP_COST * geometry.window[0] * geometry.window[1]
+    assert 3 < warped < 17, "both routines were met"
+    whole = T.Geometry.whole(size, (100, 140))
+    np.testing.assert_array_equal(whole.apply(sample).image, T.resize_image(sample.image, (100, 140)))
+
+
+@pytest.mark.parametrize("size", [(256, 384), (251, 379)])
+@pytest.mark.parametrize("factor", [2, 4])
+def test_a_picture_read_smaller_lies_where_the_whole_one_does(size, factor):
+    """Found by the shift at which the two agree best: less than a tenth of a pixel, also at odd sizes."""
+    sample = natural(size)
+    geometry = T.Geometry(size, (size[0] // factor, size[1] // factor), (5, 9), (50, 70))
+    assert geometry.reduction == factor
+    padded = cv2.copyMakeBorder(sample.image, 0, -size[0] % factor, 0, -size[1] % factor, cv2.BORDER_REPLICATE).astype(
+        np.float64
+    )
+    blocks = padded.reshape(padded.shape[0] // factor, factor, -1, factor, 3).mean((1, 3))
+    reduced = geometry.apply(replace(sample, image=blocks.round().astype(np.uint8)))
+    np.testing.assert_array_equal(reduced.segment_map, geometry.apply(sample).segment_map)
+    smooth = (
+        cv2.blur(sample.image, (factor, factor)) if factor % 2 else cv2.GaussianBlur(sample.image, (0, 0), factor / 3)
+    )
+    whole = geometry.apply(replace(sample, image=smooth)).image.astype(np.float32)
+    (dx, dy), response = cv2.phaseCorrelate(whole.mean(2), reduced.image.astype(np.float32).mean(2))
+    assert response > 0.5
+    assert abs(dx) < 0.1
+    assert abs(dy) < 0.1
+
+
+def test_a_reduction_keeps_every_pixel_that_is_wanted():
+    for scaled, factor in (((100, 200), 1), ((51, 100), 1), ((50, 100), 2), ((25, 50), 4), ((10, 20), 8), ((1, 1), 8)):
+        assert T.Geometry.whole((100, 200), scaled).reduction == factor
+
+
+def test_a_sample_of_another_size_than_planned_is_refused(sample):
+    with pytest.raises(ValueError, match=r"x: size \(40, 60\), expected \(40, 61\)"):
+        T.Geometry.whole((40, 61)).apply(sample)
+    with pytest.raises(ValueError, match=r"x: size \(30, 60\), expected \(40, 60\)"):
+        T.Geometry.whole((40, 60)).apply(replace(sample, image=sample.image[:30]))
 
 
 def test_short_side_respects_the_maximum():
@@ -58,17 +145,41 @@ def test_short_side_respects_the_maximum():
 
 
 def test_crop_has_its_size_or_the_whole_image(sample):
-    out = T.JitterCrop((16, 16), (1.5, 1.5))(sample, np.random.default_rng(0))
-    assert out.size == (16, 16)
-    out = T.JitterCrop((400, 400), (0.5, 0.5))(sample, np.random.default_rng(0))
-    assert out.size == (133, 200)
+    assert augmented(sample, T.JitterCrop((16, 16), (1.5, 1.5))).size == (16, 16)
+    assert augmented(sample, T.JitterCrop((400, 400), (0.5, 0.5))).size == (133, 200)
 
 
-def test_photometric_changes_colours_and_no_ids(sample):
-    out = T.Photometric(0.4, 0.1)(sample, np.random.default_rng(0))
-    assert out.image.dtype == np.uint8
-    assert not np.array_equal(out.image, sample.image)
-    assert out.segment_map is sample.segment_map
+class Fixed:
+    """A generator that draws what it is told."""
+
+    def __init__(self, *values):
+        self.values = list(values)
+
+    def uniform(self, low, high):
+        return self.values.pop(0)
+
+
+@pytest.mark.parametrize("factor", [0.6, 0.9, 1.0, 1.1, 1.4])
+def test_photometric_is_torchvisions_but_for_rounding(factor):
+    image = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    planes = torch.from_numpy(image.transpose(2, 0, 1).copy())
+    for at, adjust in enumerate((tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation)):
+        factors = [1.0, 1.0, 1.0]
+        factors[at] = factor
+        found = T.Photometric(0.5, 0)(image, Fixed(*factors))
+        expected = adjust(planes, factor).numpy().transpose(1, 2, 0)
+        assert np.abs(found.astype(int) - expected).max() <= 1
+        assert np.array_equal(found, image) == (factor == 1)
+    hue = T.Photometric(0.5, 0.1)(image, Fixed(1.0, 1.0, 1.0, 0.08))
+    np.testing.assert_array_equal(hue, tv.adjust_hue(planes, 0.08).numpy().transpose(1, 2, 0))
+
+
+def test_colours_are_drawn_after_the_geometry(sample):
+    augmentation = T.Augmentation([T.dihedral_flip], T.Photometric(0.4, 0.1))
+    rng = np.random.default_rng(0)
+    out = augmentation.apply(augmentation.plan(sample.size, rng), sample, rng)
+    assert not np.array_equal(out.image, augmented(sample, T.dihedral_flip).image)
+    np.testing.assert_array_equal(out.segment_map, augmented(sample, T.dihedral_flip).segment_map)
 
 
 def test_targets_of_a_hand_made_map():

@@ -78,3 +78,19 @@ def test_wide_ids_and_maps_of_two_sizes_are_refused():
     wide = torch.tensor([[2**32 + 1]])
     assert count_pairs(wide, known, wide, known).tolist() == [[1, 0], [0, 0]]
     assert count_pairs(wide, known, wide, known[:0]).tolist() == [[1], [0]]
+
+
+@pytest.mark.parametrize("is_compiled", [True, False])
+def test_tables_are_looked_up_into_parts_of_larger_maps(monkeypatch, is_compiled):
+    if not is_compiled:
+        monkeypatch.setattr(id_maps, "compiled", lambda: None)
+    ids = np.random.default_rng(0).integers(0, 6, (20, 30), dtype=np.int32)
+    tables = np.arange(10, 16, dtype=np.int32), np.arange(6, dtype=np.uint8)[::-1].copy()
+    first, second = np.zeros((25, 33), np.int32), np.zeros((25, 33), np.uint8)
+    id_maps.look_up(ids, *tables, first[:20, :30], second[:20, :30])
+    np.testing.assert_array_equal(first[:20, :30], ids + 10)
+    np.testing.assert_array_equal(second[:20, :30], 5 - ids)
+    assert not first[20:].any()
+    assert not second[:, 30:].any()
+    with pytest.raises(IndexError, match=r"expected 0\.\.4"):
+        id_maps.look_up(ids, tables[0][:5], tables[1][:5], first[:20, :30], second[:20, :30])

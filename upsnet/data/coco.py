@@ -10,13 +10,14 @@ import numpy.typing as npt
 
 from upsnet.data.annotation import Annotation, ImageFile, SegmentColumns, pack_segments
 from upsnet.data.categories import CategorySet
+from upsnet.data.packed import Annotations, ImageFiles
 from upsnet.data.panoptic_png import MAX_ID, read_panoptic_png
 from upsnet.files import read_image, read_json
 from upsnet.ops.id_maps import rows_of_ids
 from upsnet.structures import Sample
 
 
-def image_files(path: Path, rows: Any) -> dict[int | str, ImageFile]:
+def image_files(path: Path, rows: Any) -> ImageFiles:
     """The pictures that the `images` of a COCO JSON names, by their ids; `path` is named in errors.
 
     Raises:
@@ -24,14 +25,14 @@ def image_files(path: Path, rows: Any) -> dict[int | str, ImageFile]:
     """
     _require_rows(path, "images", rows)
     kinds: dict[str, Any] = {"id": int | str, "file_name": str, "height": int, "width": int}
-    images: dict[int | str, ImageFile] = {}
+    images = ImageFiles()
     for row in rows:
         lacking = [key for key, kind in kinds.items() if not isinstance(row.get(key), kind)]
         if lacking:
             raise ValueError(f"{path}: image {row.get('file_name', row.get('id'))!r} lacks {', '.join(lacking)}")
         if row["id"] in images:
             raise ValueError(f"{path}: image id {row['id']} stands twice in 'images', expected once")
-        images[row["id"]] = ImageFile(row["file_name"], row["height"], row["width"])
+        images.append(row["id"], ImageFile(row["file_name"], row["height"], row["width"]))
     return images
 
 
@@ -64,7 +65,7 @@ class PanopticJson:
         path: Path,
         png_dir: Path | None = None,
         categories: CategorySet | None = None,
-        images: dict[int | str, ImageFile] | None = None,
+        images: ImageFiles | None = None,
         problems: list[str] | None = None,
     ) -> None:
         self.path = path
@@ -78,13 +79,13 @@ class PanopticJson:
         self.categories = categories or CategorySet.from_json(document["categories"], source=str(path))
         self.images = image_files(path, document["images"]) if images is None else images
         _require_rows(path, "annotations", document["annotations"])
-        self.annotations: dict[int | str, Annotation] = {}
+        self.annotations = Annotations()
         for row in document["annotations"]:
             if images is not None and _key(row) not in images:
                 continue
             annotation = self._checked(row)
             if annotation is not None:
-                self.annotations[row["image_id"]] = annotation
+                self.annotations.append(row["image_id"], annotation)
         if not self.png_dir.is_dir():
             raise FileNotFoundError(f"{self.png_dir}: no such folder of panoptic PNGs (for {path})")
 
@@ -133,7 +134,10 @@ class PanopticJson:
         Raises:
             ValueError: the PNG holds an id that the JSON does not.
         """
-        annotation = self.annotations[image_id]
+        return self.map_of(self.annotations[image_id])
+
+    def map_of(self, annotation: Annotation) -> npt.NDArray[np.int32]:
+        """The same of an annotation."""
         path = self.png_dir / annotation.file_name
         ids = read_panoptic_png(path)
         rows = rows_of_ids(ids, annotation.known)
@@ -178,28 +182,43 @@ class CocoPanoptic:
         # the same classes, in the model's order
         self.channels = np.array([self.categories.channels[category.id] for category in own.categories])
         self.image_dir = image_dir
-        self.image_ids = list(self.truth.annotations)
+        self.pictures = np.array([self.truth.images.position(image_id) for image_id in self.truth.annotations])
         if not image_dir.is_dir():
             raise FileNotFoundError(f"{image_dir}: no such image folder")
-        if not self.image_ids:
+        if not len(self.pictures):
             raise ValueError(f"{annotation_file}: no annotated image")
 
     def __len__(self) -> int:
-        return len(self.image_ids)
+        return len(self.pictures)
+
+    @property
+    def image_ids(self) -> list[int | str]:
+        """In the order of the indices."""
+        return list(self.truth.annotations)
 
     def size(self, index: int) -> tuple[int, int]:
         """(H, W) from the JSON, without opening the picture."""
-        image = self.truth.images[self.image_ids[index]]
-        return int(image.height), int(image.width)
+        return self.truth.images.size_at(self.pictures[index])
+
+    def file_name(self, index: int) -> str:
+        """The picture's path below its folder."""
+        return self.truth.images.at(self.pictures[index]).file_name
 
     def __getitem__(self, index: int) -> Sample:
-        image_id = self.image_ids[index]
-        file_name = self.truth.images[image_id].file_name
-        image = read_image(self.image_dir / file_name, apply_exif=False)
-        segment_map = self.truth.segment_map(image_id)
-        if image.shape[:2] != segment_map.shape:
-            raise ValueError(
-                f"{self.image_dir / file_name}: size {image.shape[:2]}, expected {segment_map.shape} like its PNG"
-            )
-        classes, is_crowd = self.truth.segments(image_id)
-        return Sample(image, segment_map, self.channels[classes], is_crowd, image_id, file_name)
+        return self.read(index)
+
+    def read(self, index: int, reduction: int = 1) -> Sample:
+        """One image; a JPEG at a part of its size, as `files.read_image` says, its segment map always whole.
+
+        Raises:
+            FileNotFoundError, ValueError: the picture or the PNG cannot be read, or they contradict each other or the
+                JSON; the message names the file.
+        """
+        file_name, annotation = self.file_name(index), self.truth.annotations.at(index)
+        image = read_image(self.image_dir / file_name, apply_exif=False, reduction=reduction)
+        segment_map = self.truth.map_of(annotation)
+        size, reduced = segment_map.shape, tuple(-(-side // reduction) for side in segment_map.shape)
+        if image.shape[:2] not in (size, reduced):
+            raise ValueError(f"{self.image_dir / file_name}: size {image.shape[:2]}, expected {size} like its PNG")
+        classes, image_id = self.channels[annotation.classes], self.truth.annotations.id_at(index)
+        return Sample(image, segment_map, classes, annotation.is_crowd.copy(), image_id, file_name)

@@ -1,19 +1,19 @@
-"""Data sets, batches and the order in which images come: everything random is a function of (seed, epoch, image)."""
+"""From the config to data sets, augmentation and batches."""
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 
 from upsnet.config import AugmentConfig, CityscapesConfig, DataConfig, ShapesConfig, Source
 from upsnet.data import transforms as T
@@ -21,25 +21,14 @@ from upsnet.data.categories import IGNORE_LABEL, CategorySet
 from upsnet.data.cityscapes import Cityscapes
 from upsnet.data.coco import CocoPanoptic
 from upsnet.data.known_categories import known_categories
+from upsnet.data.reading import Batches, BeingRead, Item, TrainingItems, WholeItems
+from upsnet.data.reading import PanopticDataset as PanopticDataset
+from upsnet.data.sampler import BatchSampler
 from upsnet.data.shapes import Shapes
 from upsnet.data.targets import make_target
 from upsnet.structures import PanopticBatch, PanopticTarget, Sample
 
 DATA_ROOT = "UPSNET_DATASETS"
-
-
-class PanopticDataset(Protocol):
-    """What every reader offers."""
-
-    categories: CategorySet
-
-    def __len__(self) -> int: ...
-
-    def size(self, index: int) -> tuple[int, int]:
-        """(H, W) without reading the image."""
-        ...
-
-    def __getitem__(self, index: int) -> Sample: ...
 
 
 def data_root() -> Path:
@@ -88,121 +77,62 @@ def configured_categories(config: DataConfig) -> CategorySet | None:
     return CategorySet.from_json([row.model_dump() for row in config.categories], source="data.categories")
 
 
-def build_transform(config: AugmentConfig) -> list[T.Transform]:
-    """The training augmentation in its order: geometry first, then colour."""
-    steps: list[T.Transform] = []
+def build_augmentation(config: AugmentConfig) -> T.Augmentation:
+    """The training augmentation."""
+    steps: list[T.GeometryStep] = []
     if config.crop_size is not None:
         steps.append(T.JitterCrop(config.crop_size, config.jitter_scale))
     elif config.short_sides:
         steps.append(T.ResizeShortSide(config.short_sides, config.max_side))
     if config.flip != "none":
         steps.append(T.horizontal_flip if config.flip == "horizontal" else T.dihedral_flip)
-    if config.photometric:
-        steps.append(T.Photometric(config.photometric, config.hue))
-    return steps
-
-
-def image_seed(seed: int, epoch: int, index: int) -> int:
-    """The random stream of one image in one epoch, 63 bits."""
-    return int(np.random.SeedSequence([seed, epoch, index]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-class BatchSampler(Sampler[list[tuple[int, int]]]):
-    """Endless batches of (epoch, index) for training, grouped by aspect ratio, in an order set by the seed.
-
-    Batches are made for all ranks together and dealt out, so their contents do not depend on how many ranks share
-    them, and training can start at any iteration. What is left of an epoch's group waits for the next epoch.
-
-    Args:
-        sizes: (H, W) of every image.
-        batch_size: images per step over all ranks.
-        seed: of the order.
-        start, stop: first and last (exclusive) iteration.
-        rank, world_size: this process takes images rank, rank + world_size, ... of each batch.
-    """
-
-    def __init__(
-        self,
-        sizes: Sequence[tuple[int, int]],
-        batch_size: int,
-        seed: int,
-        *,
-        start: int,
-        stop: int,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        if batch_size % world_size:
-            raise ValueError(f"train.batch_size {batch_size} over {world_size} processes, expected a multiple")
-        self.is_wide = [width > height for height, width in sizes]
-        self.batch_size, self.seed = batch_size, seed
-        self.start, self.stop, self.rank, self.world_size = start, stop, rank, world_size
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        groups: dict[bool, list[tuple[int, int]]] = {False: [], True: []}
-        iteration, epoch = 0, 0
-        while iteration < self.stop:
-            for index in np.random.default_rng([self.seed, epoch]).permutation(len(self.is_wide)).tolist():
-                group = groups[self.is_wide[index]]
-                group.append((epoch, index))
-                if len(group) == self.batch_size:
-                    if self.start <= iteration < self.stop:
-                        yield group[self.rank :: self.world_size]
-                    group.clear()
-                    iteration += 1
-            epoch += 1
-
-
-class _Items(Dataset[Any]):
-    """Reads and transforms samples inside the workers."""
-
-    def __init__(self, dataset: PanopticDataset, steps: list[T.Transform], seed: int) -> None:
-        self.dataset, self.steps, self.seed = dataset, steps, seed
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Sample, int]:
-        epoch, index = key
-        seed = image_seed(self.seed, epoch, index)
-        sample = self.dataset[index]
-        rng = np.random.default_rng(seed)
-        for step in self.steps:
-            sample = step(sample, rng)
-        return sample, seed
+    return T.Augmentation(steps, T.Photometric(config.photometric, config.hue) if config.photometric else None)
 
 
 def collate(items: Sequence[tuple[Sample, int]], num_stuff: int, divisor: int) -> PanopticBatch:
     """Makes a training batch of augmented samples and their seeds."""
     samples = [sample for sample, _ in items]
     images, sizes = T.pad_images([s.image for s in samples], divisor)
-    targets = [make_target(sample, num_stuff, seed) for sample, seed in items]
+    shape = (len(items), *images.shape[-2:])
+    instance_maps, semantic_maps = np.zeros(shape, np.int32), np.full(shape, IGNORE_LABEL, np.uint8)
+    targets = [
+        make_target(sample, num_stuff, seed, (instance_map[:height, :width], semantic_map[:height, :width]))
+        for (sample, seed), instance_map, semantic_map, (height, width) in zip(
+            items, instance_maps, semantic_maps, sizes, strict=True
+        )
+    ]
     slots = max(1, max(len(t.labels) for t in targets))
 
-    def stack(name: str, shape: Sequence[int], fill: int = 0) -> Tensor:
-        """The field of all targets, padded at the end of each dimension."""
+    def stack(name: str, *shape: int) -> Tensor:
+        """The field of all targets, padded with zeros at the end."""
         values = [getattr(t, name) for t in targets]
-        batch = values[0].new_full((len(values), *shape), fill)
+        batch = values[0].new_zeros((len(values), *shape))
         for row, value in zip(batch, values, strict=True):
-            row[tuple(slice(n) for n in value.shape)] = value
+            row[: len(value)] = value
         return batch
 
     target = PanopticTarget(
-        boxes=stack("boxes", (slots, 4)),
-        labels=stack("labels", (slots,)),
-        is_crowd=stack("is_crowd", (slots,)),
-        instance_map=stack("instance_map", images.shape[-2:]),
-        semantic_map=stack("semantic_map", images.shape[-2:], IGNORE_LABEL),
-        seeds=stack("seeds", ()),
+        boxes=stack("boxes", slots, 4),
+        labels=stack("labels", slots),
+        is_crowd=stack("is_crowd", slots),
+        instance_map=torch.from_numpy(instance_maps),
+        semantic_map=torch.from_numpy(semantic_maps),
+        seeds=torch.stack([t.seeds for t in targets]),
     )
     return PanopticBatch(
         images, torch.tensor(sizes), sizes, [s.size for s in samples], [s.file_name for s in samples], target
     )
 
 
+def _collate_items(items: Sequence[Item], num_stuff: int, divisor: int) -> PanopticBatch:
+    batch = collate([(item.sample, item.seed) for item in items], num_stuff, divisor)
+    return replace(batch, unreadable={index: text for item in items for index, text in item.unreadable.items()})
+
+
 def _quiet_worker(_: int) -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
+    gc.freeze()  # what was there before the fork is shared with the parent: a collection would write to all of it
 
 
 def train_loader(
@@ -215,19 +145,22 @@ def train_loader(
     stop: int,
     rank: int = 0,
     world_size: int = 1,
-) -> DataLoader[PanopticBatch]:
-    """Batches for iterations `start` to `stop`, this rank's share of each."""
+) -> Batches:
+    """Batches for iterations `start` to `stop`, this rank's share of each; see `Batches` for what may go wrong."""
     sizes = [dataset.size(i) for i in range(len(dataset))]
     sampler = BatchSampler(sizes, batch_size, seed, start=start, stop=stop, rank=rank, world_size=world_size)
-    return DataLoader(
-        _Items(dataset, build_transform(config.augment), seed),
+    being_read = BeingRead(config.num_workers)
+    items = TrainingItems(dataset, build_augmentation(config.augment), seed, sizes, config.max_unreadable, being_read)
+    loader = DataLoader(
+        items,
         batch_sampler=sampler,
-        collate_fn=partial(collate, num_stuff=dataset.categories.num_stuff, divisor=config.size_divisor),
+        collate_fn=partial(_collate_items, num_stuff=dataset.categories.num_stuff, divisor=config.size_divisor),
         num_workers=config.num_workers,
         worker_init_fn=_quiet_worker,
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=4 if config.num_workers else None,
     )
+    return Batches(loader, dataset, being_read, config.max_unreadable)
 
 
 class InferenceInput:
@@ -275,23 +208,24 @@ class InferenceInput:
         return PanopticBatch(batch, torch.tensor(sizes), sizes, original, scales=scales)
 
 
-def collate_whole(items: Sequence[tuple[Sample, int]], make: InferenceInput) -> PanopticBatch:
+def collate_whole(samples: Sequence[Sample], make: InferenceInput) -> PanopticBatch:
     """A batch of whole pictures; `truths` keeps the samples' maps, not their pixels."""
-    samples = [sample for sample, _ in items]
     truths = [replace(s, image=s.image[:0]) for s in samples]
     return replace(make([s.image for s in samples]), file_names=[s.file_name for s in samples], truths=truths)
 
 
 def test_loader(
     dataset: PanopticDataset, config: DataConfig, *, batch_size: int, rank: int = 0, world_size: int = 1
-) -> DataLoader[PanopticBatch]:
-    """Every image once (this rank's share), images of like shape together."""
+) -> Batches:
+    """Every image once (this rank's share), images of like shape together; one that cannot be read is an error."""
     order = sorted(range(len(dataset)), key=dataset.size)[rank::world_size]
-    return DataLoader(
-        _Items(dataset, [], seed=0),
-        batch_sampler=[[(0, i) for i in order[at : at + batch_size]] for at in range(0, len(order), batch_size)],
+    being_read = BeingRead(config.num_workers)
+    loader = DataLoader(
+        WholeItems(dataset, being_read),
+        batch_sampler=[order[at : at + batch_size] for at in range(0, len(order), batch_size)],
         collate_fn=partial(collate_whole, make=InferenceInput(config)),
         num_workers=config.num_workers,
         worker_init_fn=_quiet_worker,
         pin_memory=torch.cuda.is_available(),
     )
+    return Batches(loader, dataset, being_read)

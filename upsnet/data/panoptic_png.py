@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from upsnet.files import atomic_path
 from upsnet.ops.id_maps import compiled
@@ -69,7 +69,11 @@ def read_panoptic_png(path: Path | str, buffer: npt.NDArray[np.int32] | None = N
 
 
 def _read_by_pillow(data: bytes) -> npt.NDArray[np.int32]:
-    with Image.open(io.BytesIO(data)) as image:
+    try:
+        file = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:  # whose own text names the object in memory
+        raise ValueError("no image that Pillow knows") from None
+    with file as image:
         if image.mode not in ("RGB", "RGBA"):
             raise ValueError(f"pixel mode {image.mode}, expected RGB with id = R + 256 G + 65536 B")
         return rgb_to_id(np.asarray(image)[..., :3])
@@ -129,7 +133,24 @@ def segment_geometry(ids: npt.NDArray[np.int32], count: int) -> tuple[npt.NDArra
     Returns:
         areas int64 [count] in pixels, and boxes int64 [count, 4], XYXY with exclusive ends; a segment without
         pixels has area 0 and the box (0, 0, 0, 0).
+
+    Raises:
+        ValueError: the map holds another id.
     """
+    loops = compiled()
+    if loops is None or not ids.size:
+        return _geometry_by_axes(ids, count)
+    if ids.min() < 0 or ids.max() > count:
+        raise ValueError(f"ids from {ids.min()} to {ids.max()}, expected 0..{count}")
+    height, width = ids.shape
+    areas, boxes = np.zeros(count + 1, dtype=np.int64), np.tile(np.array([width, height, 0, 0]), (count + 1, 1))
+    loops.segment_geometry(np.require(ids, np.int32, ("C", "W")), areas, boxes)
+    boxes[areas == 0] = 0
+    return areas[1:], boxes[1:]
+
+
+def _geometry_by_axes(ids: npt.NDArray[np.int32], count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """`segment_geometry` without compiled loops."""
     height, width = ids.shape
     areas = np.bincount(ids.ravel(), minlength=count + 1)[1 : count + 1]
     spans = []

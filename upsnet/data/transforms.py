@@ -1,13 +1,14 @@
-"""Augmentation with one geometry for the image and the segment map.
+"""Augmentation with one geometry for the image and the segment map, decided before either is read.
 
-Pixels are resized by `cv2.INTER_LINEAR`, ids by looking up the pixel under each new pixel's centre, so that no
-id is ever blended and neither drifts. Each transform is a function of (sample, generator) and draws nothing else.
+A step draws from a generator and refines a `Geometry`; `Geometry.apply` then makes the pixels that are wanted, and no
+others. Pixels are interpolated linearly (OpenCV), ids are looked up under each new pixel's centre, so that no id is
+ever blended and neither drifts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -18,28 +19,18 @@ from torchvision.transforms.v2 import functional as tv
 
 from upsnet.structures import Sample
 
-Transform = Callable[[Sample, np.random.Generator], Sample]
+REDUCTIONS = (8, 4, 2)
+"""Factors by which a JPEG can be read smaller (`files.read_image`)."""
+WARP_COST = 4
+"""Pixels that `cv2.resize` makes while `cv2.warpAffine` makes one."""
+
+GREY = np.array([0.2989, 0.587, 0.114])
+"""Weight of red, green and blue in brightness, as torchvision has it."""
 
 
 def resize_image(image: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
     """Bilinear resize of uint8 (or float32) [H, W, 3] to `size` = (H, W)."""
     return np.asarray(cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR), dtype=image.dtype)
-
-
-def resize_ids(ids: npt.NDArray[np.int32], size: tuple[int, int]) -> npt.NDArray[np.int32]:
-    """Nearest resize of an id map [H, W] to `size` by index lookup at pixel centres."""
-    rows, columns = (
-        np.minimum(((np.arange(new) + 0.5) * old / new).astype(np.int64), old - 1)
-        for new, old in zip(size, ids.shape, strict=True)
-    )
-    return ids[rows[:, None], columns[None, :]]
-
-
-def resize_sample(sample: Sample, size: tuple[int, int]) -> Sample:
-    """Resizes the image and the segment map to `size` = (H, W)."""
-    if size == sample.size:
-        return sample
-    return replace(sample, image=resize_image(sample.image, size), segment_map=resize_ids(sample.segment_map, size))
 
 
 def fit_size(size: tuple[int, int], short_side: int, max_side: int) -> tuple[int, int]:
@@ -90,6 +81,98 @@ def pad_images(
     return torch.from_numpy(batch).permute(0, 3, 1, 2), sizes
 
 
+@dataclass(frozen=True)
+class Geometry:
+    """Where the pixels of an augmented picture come from: scale the source, cut a window, mirror, transpose.
+
+    Attributes:
+        source: (H, W) of the picture.
+        scaled: (H, W) that all of it would have.
+        corner: (top, left) of the window among the scaled pixels.
+        window: (H, W) of it.
+        flip_x, flip_y: mirror left and right, top and bottom.
+        transpose: then exchange the axes.
+    """
+
+    source: tuple[int, int]
+    scaled: tuple[int, int]
+    corner: tuple[int, int]
+    window: tuple[int, int]
+    flip_x: bool = False
+    flip_y: bool = False
+    transpose: bool = False
+
+    @classmethod
+    def whole(cls, source: tuple[int, int], scaled: tuple[int, int] | None = None) -> Geometry:
+        """A whole picture, resized to `scaled` if given."""
+        return cls(source, scaled or source, (0, 0), scaled or source)
+
+    @property
+    def reduction(self) -> int:
+        """The largest factor (8, 4, 2, 1) by which the picture may be read smaller and still have all pixels wanted."""
+        for factor in REDUCTIONS:
+            if all(factor * new <= old for new, old in zip(self.scaled, self.source, strict=True)):
+                return factor
+        return 1
+
+    def apply(self, sample: Sample) -> Sample:
+        """Makes the augmented sample.
+
+        Args:
+            sample: of the size `source`; its image may have been read smaller by `reduction`.
+
+        Raises:
+            ValueError: its image or its map has another size.
+        """
+        if sample.size != self.source:
+            raise ValueError(f"{sample.file_name}: size {sample.size}, expected {self.source}")
+        return replace(sample, image=self._image(sample), segment_map=self._ids(sample.segment_map))
+
+    def _ids(self, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        """The source pixel under the centre of each new one."""
+        rows, columns = (
+            np.minimum(((np.arange(start, start + length) + 0.5) * old / new).astype(np.int64), old - 1)
+            for start, length, old, new in zip(self.corner, self.window, self.source, self.scaled, strict=True)
+        )
+        rows, columns = rows[:: -1 if self.flip_y else 1], columns[:: -1 if self.flip_x else 1]
+        if len(rows) * ids.shape[1] < len(columns) * ids.shape[0]:  # the axis that leaves fewer pixels goes first
+            ids = ids.take(rows, axis=0).take(columns, axis=1)
+        else:
+            ids = ids.take(columns, axis=1).take(rows, axis=0)
+        return np.ascontiguousarray(ids.T) if self.transpose else ids
+
+    def _image(self, sample: Sample) -> npt.NDArray[np.uint8]:
+        image, factor = sample.image, 1
+        if image.shape[:2] != self.source:
+            factor = self.reduction
+            expected = tuple(-(-side // factor) for side in self.source)
+            if image.shape[:2] != expected:
+                raise ValueError(f"{sample.file_name}: size {image.shape[:2]}, expected {self.source} or {expected}")
+        (top, left), (height, width) = self.corner, self.window
+        spans_source = all(side % factor == 0 for side in self.source)
+        if spans_source and self.scaled[0] * self.scaled[1] <= WARP_COST * height * width:
+            image = image if image.shape[:2] == self.scaled else resize_image(image, self.scaled)
+            image = image[top : top + height, left : left + width]
+        else:
+            image = self._warp(image, factor)
+        if self.flip_x or self.flip_y:
+            image = np.asarray(cv2.flip(image, 0 if not self.flip_x else -1 if self.flip_y else 1), dtype=np.uint8)
+        return np.asarray(cv2.transpose(image) if self.transpose else image, dtype=np.uint8)
+
+    def _warp(self, image: npt.NDArray[np.uint8], factor: int) -> npt.NDArray[np.uint8]:
+        """The window alone; pixel i of an axis lies at (start + i + 1/2) old / new - 1/2, as in `resize_image`."""
+        (y, top), (x, left) = (
+            (old / new / factor, start) for old, new, start in zip(self.source, self.scaled, self.corner, strict=True)
+        )
+        matrix = np.array([[x, 0, (left + 0.5) * x - 0.5], [0, y, (top + 0.5) * y - 0.5]])
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        warped = cv2.warpAffine(image, matrix, self.window[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)
+        return np.asarray(warped, dtype=np.uint8)
+
+
+GeometryStep = Callable[[Geometry, np.random.Generator], Geometry]
+
+
 class ResizeShortSide:
     """Resizes so that the shorter side is one of `short_sides`, and the longer at most `max_side` pixels."""
 
@@ -97,10 +180,10 @@ class ResizeShortSide:
         self.short_sides = tuple(short_sides)
         self.max_side = max_side
 
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+    def __call__(self, geometry: Geometry, rng: np.random.Generator) -> Geometry:
         """Draws one of the sides."""
         short_side = self.short_sides[int(rng.integers(len(self.short_sides)))]
-        return resize_sample(sample, fit_size(sample.size, short_side, self.max_side))
+        return Geometry.whole(geometry.source, fit_size(geometry.source, short_side, self.max_side))
 
 
 class JitterCrop:
@@ -115,46 +198,79 @@ class JitterCrop:
         self.crop_size = crop_size
         self.scale_range = scale_range
 
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+    def __call__(self, geometry: Geometry, rng: np.random.Generator) -> Geometry:
         """Draws scale and window."""
-        fit = min(self.crop_size[0] / sample.size[0], self.crop_size[1] / sample.size[1])
+        source = geometry.source
+        fit = min(self.crop_size[0] / source[0], self.crop_size[1] / source[1])
         low, high = self.scale_range
         scale = fit * float(np.exp(rng.uniform(np.log(low), np.log(high))))
-        sample = resize_sample(sample, (max(1, round(sample.size[0] * scale)), max(1, round(sample.size[1] * scale))))
-        top, left = (int(rng.integers(max(0, s - c) + 1)) for s, c in zip(sample.size, self.crop_size, strict=True))
-        window = slice(top, top + self.crop_size[0]), slice(left, left + self.crop_size[1])
-        return replace(sample, image=sample.image[window], segment_map=sample.segment_map[window])
+        scaled = max(1, round(source[0] * scale)), max(1, round(source[1] * scale))
+        top, left = (int(rng.integers(max(0, s - c) + 1)) for s, c in zip(scaled, self.crop_size, strict=True))
+        window = min(scaled[0], self.crop_size[0]), min(scaled[1], self.crop_size[1])
+        return Geometry(source, scaled, (top, left), window)
 
 
-def horizontal_flip(sample: Sample, rng: np.random.Generator) -> Sample:
+def horizontal_flip(geometry: Geometry, rng: np.random.Generator) -> Geometry:
     """Mirrors left and right with probability 1/2."""
-    if rng.random() < 0.5:
-        return replace(sample, image=sample.image[:, ::-1], segment_map=sample.segment_map[:, ::-1])
-    return sample
+    return replace(geometry, flip_x=bool(rng.random() < 0.5))
 
 
-def dihedral_flip(sample: Sample, rng: np.random.Generator) -> Sample:
+def dihedral_flip(geometry: Geometry, rng: np.random.Generator) -> Geometry:
     """One of the eight symmetries of the square, for images without an up (microscopy, aerial)."""
-    sample = horizontal_flip(sample, rng)
-    if rng.random() < 0.5:
-        sample = replace(sample, image=sample.image[::-1], segment_map=sample.segment_map[::-1])
-    if rng.random() < 0.5:
-        sample = replace(sample, image=sample.image.swapaxes(0, 1), segment_map=sample.segment_map.T)
-    return sample
+    flip_x, flip_y, transpose = (bool(rng.random() < 0.5) for _ in range(3))
+    return replace(geometry, flip_x=flip_x, flip_y=flip_y, transpose=transpose)
 
 
 class Photometric:
-    """Random brightness, contrast and saturation (factors within 1 +- `strength`) and hue (+- `hue` turns)."""
+    """Random brightness, contrast and saturation (factors within 1 +- `strength`) and hue (+- `hue` turns).
+
+    Each is torchvision's adjustment of that name, but for the rounding of its result.
+    """
 
     def __init__(self, strength: float, hue: float) -> None:
         self.strength = strength
         self.hue = hue
 
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        """Draws the factors."""
-        image = torch.from_numpy(np.ascontiguousarray(sample.image.transpose(2, 0, 1)))
-        for adjust in (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation):
-            image = adjust(image, float(rng.uniform(1 - self.strength, 1 + self.strength)))
+    def __call__(self, image: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+        """Draws the factors, and changes uint8 [H, W, 3] by them."""
+        brightness, contrast, saturation = (float(rng.uniform(1 - self.strength, 1 + self.strength)) for _ in range(3))
+        image = _mix_channels(image, brightness * np.eye(3))
+        mean = float(np.dot(cv2.mean(image)[:3], GREY))
+        image = _mix_channels(image, contrast * np.eye(3), mean * (1 - contrast))
+        image = _mix_channels(image, saturation * np.eye(3) + (1 - saturation) * GREY)
         if self.hue:
-            image = tv.adjust_hue(image, float(rng.uniform(-self.hue, self.hue)))
-        return replace(sample, image=image.numpy().transpose(1, 2, 0))
+            planes = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+            image = tv.adjust_hue(planes, float(rng.uniform(-self.hue, self.hue))).numpy().transpose(1, 2, 0)
+        return image
+
+
+def _mix_channels(
+    image: npt.NDArray[np.uint8], matrix: npt.NDArray[np.float64], offset: float = 0
+) -> npt.NDArray[np.uint8]:
+    """matrix [3, 3] x pixel + offset, rounded and cut to 0..255."""
+    return np.asarray(cv2.transform(image, np.column_stack([matrix, np.full(3, offset)])), dtype=np.uint8)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """The training augmentation: geometry first, then colour.
+
+    Attributes:
+        steps: refine the geometry in turn.
+        photometric: changes the colours.
+    """
+
+    steps: Sequence[GeometryStep] = ()
+    photometric: Photometric | None = None
+
+    def plan(self, size: tuple[int, int], rng: np.random.Generator) -> Geometry:
+        """Draws the geometry of a picture of `size` = (H, W)."""
+        geometry = Geometry.whole(size)
+        for step in self.steps:
+            geometry = step(geometry, rng)
+        return geometry
+
+    def apply(self, geometry: Geometry, sample: Sample, rng: np.random.Generator) -> Sample:
+        """Makes the augmented sample: `rng` is that of `plan`, which draws the colours next."""
+        sample = geometry.apply(sample)
+        return sample if self.photometric is None else replace(sample, image=self.photometric(sample.image, rng))

@@ -218,7 +218,7 @@ class Trainer:
 
 
 _EVERY = ("log_every", "checkpoint_every", "evaluate_every")
-_FREE_TO_CHANGE = {"data.num_workers", "evaluate.panels", *(f"train.{name}" for name in _EVERY)}
+_FREE_TO_CHANGE = {"data.num_workers", "data.max_unreadable", "evaluate.panels", *(f"train.{name}" for name in _EVERY)}
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -47,6 +47,34 @@ def rows_of_ids(ids: IntArray, known: IntArray) -> npt.NDArray[np.int32]:
     return rows.reshape(ids.shape)
 
 
+def look_up(
+    ids: npt.NDArray[np.int32],
+    first_table: npt.NDArray[np.int32],
+    second_table: npt.NDArray[np.uint8],
+    first: npt.NDArray[np.int32],
+    second: npt.NDArray[np.uint8],
+) -> None:
+    """Writes what two tables say of each id, in one pass.
+
+    Args:
+        ids: [H, W], 0..n.
+        first_table, second_table: [n + 1].
+        first, second: [H, W], written to; rows may lie apart.
+
+    Raises:
+        IndexError: an id is not in the tables.
+    """
+    loops = compiled()
+    if not ids.size:
+        return
+    if ids.min() < 0 or ids.max() >= len(first_table):
+        raise IndexError(f"ids from {ids.min()} to {ids.max()}, expected 0..{len(first_table) - 1}")
+    if loops is None or not ids.flags.c_contiguous or not ids.flags.writeable:
+        first[...], second[...] = first_table[ids], second_table[ids]
+        return
+    loops.look_up(ids, first_table, second_table, first, second)
+
+
 def count_pairs(first: Any, first_known: IntArray, second: Any, second_known: IntArray) -> npt.NDArray[np.int64]:
     """How many pixels have each pair of ids.
 

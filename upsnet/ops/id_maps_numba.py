@@ -193,3 +193,34 @@ def count_pairs(first, first_known, second, second_known, counts):
     for slot in range(CACHE):
         if pixels[slot] != 0:
             _settle(pairs[slot], pixels[slot], first_table, second_table, counts)
+
+
+@compile_now("void(i4[:, ::1], i8[::1], i8[:, ::1])")
+def segment_geometry(ids, areas, boxes):
+    """Areas [n + 1] and boxes [n + 1, 4] of the ids 0..n, run by run; `boxes` comes as (W, H, 0, 0), without pixels."""
+    height, width = ids.shape
+    for y in range(height):
+        row, start = ids[y], 0
+        while start < width:
+            value, end = row[start], start + 1
+            while end < width and row[end] == value:
+                end += 1
+            areas[value] += end - start
+            box = boxes[value]
+            box[0], box[1] = min(box[0], start), min(box[1], y)
+            box[2], box[3] = max(box[2], end), y + 1
+            start = end
+
+
+@compile_now("void(i4[:, ::1], i4[::1], u1[::1], i4[:, :], u1[:, :])")
+def look_up(ids, first_table, second_table, first, second):
+    """`id_maps.look_up`; one lookup for each run of equal ids."""
+    height, width = ids.shape
+    for y in range(height):
+        row, a, b = ids[y], first[y], second[y]
+        last, value, kind = row[0], first_table[row[0]], second_table[row[0]]
+        for x in range(width):
+            if row[x] != last:
+                last = row[x]
+                value, kind = first_table[last], second_table[last]
+            a[x], b[x] = value, kind
