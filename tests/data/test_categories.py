@@ -37,6 +37,8 @@ def test_colours_are_distinct_for_133_classes():
         ([ROWS[0], {**ROWS[1], "name": "car"}], "name 'car' stands more than once"),
         ([{"id": 1, "name": "a"}], "'a' lacks isthing"),
         ([{"id": 1, "name": "a", "isthing": 2}], "isthing=2"),
+        ([{"id": "1", "name": "a", "isthing": 1}], "id '1', expected a whole number"),
+        (["car"], "category 0 is 'car', expected an object"),
     ],
 )
 def test_contradictions_are_errors(rows, message):
@@ -54,7 +56,7 @@ def test_other_numbering_is_refused_by_name():
         ours.require(CategorySet.from_json(ROWS[:3], source="x"), source="val.json")
 
 
-@pytest.mark.parametrize("color", ["red", [1, 2], [1, 2, 256]])
+@pytest.mark.parametrize("color", ["red", [1, 2], [1, 2, 256], 7])
 def test_a_color_that_is_none_is_named(color):
     with pytest.raises(ValueError, match=r"test: category 'a' has color .* expected three of 0\.\.255"):
         CategorySet.from_json([{"id": 1, "name": "a", "isthing": 1, "color": color}], source="test")

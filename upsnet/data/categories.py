@@ -52,15 +52,23 @@ class CategorySet:
         """
         categories: list[Category] = []
         for number, row in enumerate(rows):
+            if not isinstance(row, dict):
+                raise ValueError(f"{source}: category {number} is {row!r}, expected an object with id, name, isthing")
             missing = [key for key in ("id", "name", "isthing") if key not in row]
             if missing:
                 raise ValueError(f"{source}: category {row.get('name', number)!r} lacks {', '.join(missing)}")
+            if not isinstance(row["id"], int):
+                raise ValueError(f"{source}: category {row['name']!r} has id {row['id']!r}, expected a whole number")
             if row["isthing"] not in (0, 1):
                 raise ValueError(f"{source}: category {row['name']!r} has isthing={row['isthing']!r}, expected 0 or 1")
             color = row.get("color") or _default_color(number)
-            if len(color) != 3 or not all(isinstance(value, int) and 0 <= value <= 255 for value in color):
+            if (
+                not isinstance(color, list | tuple)
+                or len(color) != 3
+                or not all(isinstance(value, int) and 0 <= value <= 255 for value in color)
+            ):
                 raise ValueError(f"{source}: category {row['name']!r} has color {color!r}, expected three of 0..255")
-            categories.append(Category(int(row["id"]), str(row["name"]), bool(row["isthing"]), tuple(color)))
+            categories.append(Category(row["id"], str(row["name"]), bool(row["isthing"]), tuple(color)))
         for key in ("id", "name"):
             values = [getattr(c, key) for c in categories]
             twice = sorted({v for v in values if values.count(v) > 1})

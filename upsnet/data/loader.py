@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,6 +19,7 @@ from upsnet.data.categories import IGNORE_LABEL, CategorySet
 from upsnet.data.cityscapes import Cityscapes
 from upsnet.data.coco import CocoPanoptic
 from upsnet.data.known_categories import known_categories
+from upsnet.data.parallel import quiet_worker
 from upsnet.data.reading import Batches, BeingRead, Item, TrainingItems, WholeItems
 from upsnet.data.reading import PanopticDataset as PanopticDataset
 from upsnet.data.sampler import BatchSampler
@@ -129,12 +128,6 @@ def _collate_items(items: Sequence[Item], num_stuff: int, divisor: int) -> Panop
     return replace(batch, unreadable={index: text for item in items for index, text in item.unreadable.items()})
 
 
-def _quiet_worker(_: int) -> None:
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)
-    gc.freeze()  # what was there before the fork is shared with the parent: a collection would write to all of it
-
-
 def train_loader(
     dataset: PanopticDataset,
     config: DataConfig,
@@ -156,7 +149,7 @@ def train_loader(
         batch_sampler=sampler,
         collate_fn=partial(_collate_items, num_stuff=dataset.categories.num_stuff, divisor=config.size_divisor),
         num_workers=config.num_workers,
-        worker_init_fn=_quiet_worker,
+        worker_init_fn=quiet_worker,
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=4 if config.num_workers else None,
     )
@@ -225,7 +218,7 @@ def test_loader(
         batch_sampler=[order[at : at + batch_size] for at in range(0, len(order), batch_size)],
         collate_fn=partial(collate_whole, make=InferenceInput(config)),
         num_workers=config.num_workers,
-        worker_init_fn=_quiet_worker,
+        worker_init_fn=quiet_worker,
         pin_memory=torch.cuda.is_available(),
     )
     return Batches(loader, dataset, being_read)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from typing import Any, Protocol, TypeVar
@@ -40,14 +41,15 @@ def in_order(items: Indexed[Item], workers: int | None = None, chunk: int = 16) 
         batch_size=chunk,
         num_workers=workers,
         collate_fn=list,
-        worker_init_fn=one_thread,
+        worker_init_fn=quiet_worker,
         prefetch_factor=2,
     )
     for made in loader:
         yield from made
 
 
-def one_thread(_: int) -> None:
-    """A worker's libraries start no threads of their own."""
+def quiet_worker(_: int) -> None:
+    """A worker starts no threads of its own, and leaves alone what it shares with its parent."""
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
+    gc.freeze()  # a collection would write to every object that was there before the fork, and so copy its page
