@@ -4,7 +4,10 @@ import pytest
 import torch
 
 from upsnet import PanopticPredictor
+from upsnet.data.loader import collate
 from upsnet.data.shapes import Shapes
+from upsnet.engine.prefetch import Prefetcher
+from upsnet.engine.train import Trainer
 from upsnet.inference.export import export_graph
 from upsnet.losses import weighted_total
 
@@ -43,3 +46,26 @@ def test_a_file_compiled_for_the_gpu_predicts_as_the_model_does(checkpoint):
     agreement = export_graph(checkpoint, target, size=(64, 96), compile_for=torch.device("cuda"))
     assert agreement.disagreement < 1e-3
     assert PanopticPredictor.from_checkpoint(target).device.type == "cuda"
+
+
+def test_a_training_step_never_waits_for_the_device(make_config, tmp_path):
+    trainer = Trainer(make_config("model.backbone.norm=gn"), tmp_path, torch.device("cuda", 0))
+    batches = Prefetcher(trainer._loader(), trainer.device)
+    trainer._step(trainer.model, [next(batches)])  # the first may: kernels are chosen, the optimiser makes its state
+    group = [next(batches)]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        trainer._step(trainer.model, group)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(t.device.type == "cuda" for step in trainer._interval._steps for t in step.losses[0].values())
+
+
+def test_batches_that_were_copied_ahead_are_whole(dataset):
+    """The copies are on a stream of their own; a step that reads them at once must find them complete."""
+    made = [collate([(dataset[i], i), (dataset[i + 1], i + 1)], 3, 32).pin_memory() for i in range(6)]
+    for expected, found in zip(made, Prefetcher(made, torch.device("cuda", 0)), strict=True):
+        torch.cuda._sleep(1_000_000)
+        total = found.images.double().sum()
+        assert total.item() == expected.images.double().sum().item()
+        assert torch.equal(found.target.instance_map.cpu(), expected.target.instance_map)

@@ -120,6 +120,8 @@ class TrainConfig(Section):
     """Steps of `batch_size` images that share one update."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: PositiveFloat = 0.02
+    reference_batch: PositiveInt | None = None
+    """Images per update that `lr` is for; it is scaled in proportion to `batch_size * accumulate`. None: as it is."""
     momentum: Fraction = 0.9
     nesterov: bool = False
     weight_decay: Weight = 1e-4
@@ -131,9 +133,21 @@ class TrainConfig(Section):
     clip_gradient: PositiveFloat | None = None
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast where the device computes it natively."""
+    sync_batch_norm: bool = False
+    """Batch norms that learn see the images of all processes (GPUs only)."""
     log_every: PositiveInt = 20
     checkpoint_every: PositiveInt = 1000
+    keep_checkpoints: PositiveInt = 2
+    """How many `last*.pt` there are: the newest, and those before it in case it cannot be read."""
     evaluate_every: PositiveInt = 5000
+    histograms_every: Annotated[int, Field(ge=0)] = 0
+    """Parameter histograms in TensorBoard; 0: none."""
+
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate after the warm-up, for the batch that there is."""
+        scale = self.batch_size * self.accumulate / self.reference_batch if self.reference_batch else 1
+        return self.lr * scale
 
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:

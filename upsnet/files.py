@@ -39,6 +39,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def sync_folder(folder: Path) -> None:
+    """Makes new names in a folder outlast a power cut, as fsync does for the contents of a file."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` as JSON, atomically."""
     with atomic_path(path) as temporary:

@@ -104,14 +104,14 @@ class PanopticBatch:
 
     def to(self, device: torch.device | str) -> PanopticBatch:
         """Copies every tensor to `device`, asynchronously from pinned memory."""
-        return _map_tensors(self, lambda t: t.to(device, non_blocking=True))
+        return map_tensors(self, lambda t: t.to(device, non_blocking=True))
 
     def pin_memory(self) -> PanopticBatch:
         """Moves every tensor into page-locked memory (called by the data loader)."""
-        return _map_tensors(self, Tensor.pin_memory)
+        return map_tensors(self, Tensor.pin_memory)
 
 
-def _map_tensors(record: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def map_tensors(record: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """A copy of a record with every tensor in it changed."""
     changed = {}
     for f in fields(record):
@@ -119,7 +119,7 @@ def _map_tensors(record: Any, change: Callable[[Tensor], Tensor]) -> Any:
         if isinstance(value, Tensor):
             changed[f.name] = change(value)
         elif isinstance(value, PanopticTarget):
-            changed[f.name] = _map_tensors(value, change)
+            changed[f.name] = map_tensors(value, change)
     return replace(record, **changed)
 
 

@@ -91,7 +91,6 @@ def test_mistakes_before_training(run_tool, tiny_yaml, tmp_path):
     start = ("train", "--output", tmp_path / "run", "--config")
     one_line(run_tool(*start, tiny_yaml, "model.backbone.depth=3"), "tiny.yaml", "model.backbone.depth")
     one_line(run_tool(*start, tmp_path / "no.yaml"), "no.yaml", "no such config file")
-    one_line(run_tool(*start, tiny_yaml, "--resume"), "last.pt", "no such checkpoint")
     one_line(run_tool(*start, tiny_yaml, "--init", tmp_path / "none.pt"), "none.pt")
     one_line(run_tool(*start, tiny_yaml, "model.backbone.freeze_at=2"), "random weights would be frozen")
     one_line(run_tool(*start, tiny_yaml, "model.backbone.weights=missing.pth"), "missing.pth", "IMAGENET1K_V1")

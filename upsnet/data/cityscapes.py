@@ -147,7 +147,8 @@ class Cityscapes:
                 f"{missing[0]}: no *{TRUTH} in {root / 'gtFine' / split} ({len(missing)} of {len(self.pictures)} "
                 f"pictures have none); {DOWNLOAD} into {root}"
             )
-        self.truth = [truth[image_id(path)] for path in self.pictures]
+        self.image_ids = [image_id(path) for path in self.pictures]
+        self.truth = [truth[name] for name in self.image_ids]
         self._channels = np.zeros(NUM_LABELS, dtype=np.int64)
         for label, channel in self.categories.channels.items():
             self._channels[label] = channel

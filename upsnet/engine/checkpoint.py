@@ -2,20 +2,47 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import nn
 
 from upsnet.config import Config, parse_config
 from upsnet.data.categories import CategorySet
-from upsnet.files import atomic_path
+from upsnet.files import atomic_path, sync_folder
 from upsnet.models.build import build_model
 from upsnet.models.upsnet import UPSNet
 
 FORMAT = "upsnet-checkpoint-1"
+
+
+class TrainingState(TypedDict):
+    """All that a run needs, beside its weights, to go on as if nothing had happened.
+
+    The order of the images, augmentation and sampling are functions of (seed, epoch, image), hence of the iteration: no
+    generator has a state worth keeping. bf16 needs no gradient scaler. The schedule is a function of the iteration.
+
+    Attributes:
+        optimizer: its state dict.
+        iteration: updates made.
+        best, best_iteration: the best evaluation so far, -1 and 0 before the first.
+        evaluation_due: the evaluation of `iteration` has not been made, or did not come to its end.
+        interval: `Interval.rows` since the last row of `metrics.jsonl`.
+        data: `resume.describe_data` of the training and the validation set.
+        world_size: number of processes.
+    """
+
+    optimizer: dict[str, Any]
+    iteration: int
+    best: float
+    best_iteration: int
+    evaluation_due: bool
+    interval: torch.Tensor
+    data: dict[str, Any]
+    world_size: int
 
 
 @dataclass(frozen=True)
@@ -26,14 +53,14 @@ class Checkpoint:
         config, categories: of the run.
         weights: the model's state dict.
         metrics: of the evaluation that chose it, or None.
-        training: optimiser state, iteration and best score (only in `last.pt`).
+        training: what it takes to go on (only in `last.pt`).
     """
 
     config: Config
     categories: CategorySet
     weights: dict[str, torch.Tensor]
     metrics: dict[str, Any] | None = None
-    training: dict[str, Any] | None = None
+    training: TrainingState | None = None
 
     def build(self) -> UPSNet:
         """The model with these weights, in evaluation mode."""
@@ -43,19 +70,25 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Writes a checkpoint atomically."""
+    """Writes a checkpoint atomically, and returns when it will outlast a power cut.
+
+    Raises:
+        OSError: it cannot be written; an older file of this name is as it was.
+    """
+    values = {
+        "format": FORMAT,
+        "config": checkpoint.config.dump(),
+        "categories": checkpoint.categories.to_json(),
+        "weights": checkpoint.weights,
+        "metrics": checkpoint.metrics,
+        "training": checkpoint.training,
+    }
     with atomic_path(path) as temporary:
-        torch.save(
-            {
-                "format": FORMAT,
-                "config": checkpoint.config.dump(),
-                "categories": checkpoint.categories.to_json(),
-                "weights": checkpoint.weights,
-                "metrics": checkpoint.metrics,
-                "training": checkpoint.training,
-            },
-            temporary,
-        )
+        try:
+            torch.save(values, temporary)
+        except RuntimeError as error:  # what torch makes of a disk that takes no more
+            raise OSError(f"{path}: cannot be written ({str(error).splitlines()[0]})") from None
+    sync_folder(path.parent)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -67,6 +100,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
     try:
+        with zipfile.ZipFile(path) as archive:
+            if (damaged := archive.testzip()) is not None:  # torch.load does not look at the checksums
+                raise ValueError(f"{damaged} is damaged")
         values = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds; all mean that the file is not a checkpoint
         raise ValueError(f"{path}: cannot be read as a checkpoint ({str(error).splitlines()[0]})") from None

@@ -1,15 +1,31 @@
-"""One process or many (`torchrun`): the few questions that the engine asks about them."""
+"""One process or many (`torchrun`): joining, agreeing, and ending together when one of them fails."""
 
 from __future__ import annotations
 
 import os
+import sys
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.rendezvous import rendezvous
+from torch.nn.parallel import DistributedDataParallel
+
+BACKEND = "cpu:gloo,cuda:nccl"
+"""Tensors of the host and of the devices each have their own way: what the host asks never waits for a device."""
+
+
+_FAILED = "upsnet/failed"
+"""Key of the store: the first process that failed."""
+
+
+class PeerFailedError(RuntimeError):
+    """Another process failed, and says why."""
 
 
 def rank() -> int:
@@ -22,9 +38,17 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def restarts_by_itself() -> bool:
+    """Whether `torchrun --max-restarts N` starts failed processes again."""
+    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
+
+
 @contextmanager
 def process_group() -> Iterator[torch.device]:
-    """Joins the processes that `torchrun` started, if it did, and gives this one's device."""
+    """Joins the processes that `torchrun` started, if it did, and gives this one's device.
+
+    If a process fails, those that fail because of it leave without a word, so that the cause is what one reads.
+    """
     use_cuda = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if use_cuda else torch.device("cpu")
     if use_cuda:
@@ -32,11 +56,55 @@ def process_group() -> Iterator[torch.device]:
     if "RANK" not in os.environ:
         yield device
         return
-    dist.init_process_group("nccl" if use_cuda else "gloo")
+    store, number, size = next(rendezvous("env://"))
+    # The store outlives processes that torchrun starts again; what they wrote into it is not for their successors.
+    store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)  # type: ignore[attr-defined]
+    dist.init_process_group(BACKEND if use_cuda else "gloo", store=store, rank=number, world_size=size)
+    agree()  # nobody may fail, and go, while others are still on their way in: they would wait for it
     try:
         yield device
-    finally:
-        dist.destroy_process_group()
+    except BaseException as error:
+        # No destroy_process_group: with others gone it might wait for them.
+        if not _is_the_cause(error, store, number):
+            sys.exit(1)
+        raise
+    dist.destroy_process_group()
+
+
+def _is_the_cause(error: BaseException, store: Any, number: int) -> bool:
+    """Whether this process failed first; if not, the one that did says why."""
+    try:
+        if isinstance(error, PeerFailedError):
+            store.wait([_FAILED], timedelta(seconds=10))  # it may need the store that this process holds
+            return False
+        return store.compare_set(_FAILED, "", str(number)) == str(number).encode()
+    except RuntimeError:  # the store has gone with the process that held it, and so have the collectives
+        return not isinstance(error, RuntimeError)
+
+
+def agree(number: int = 0, failure: Exception | None = None) -> int:
+    """Brings the processes to the same decision; every one must call it.
+
+    Args:
+        number: not negative.
+        failure: what went wrong here, if something did.
+
+    Returns:
+        The largest number of all processes; if it is not 0, failures do not count.
+
+    Raises:
+        Exception: the failure, in the first process that has one; `PeerFailedError` in all others.
+    """
+    culprit = rank()
+    if world_size() > 1:
+        flags = torch.tensor([number, world_size() - culprit if failure is not None else 0])
+        dist.all_reduce(flags, dist.ReduceOp.MAX)
+        number, failed = flags.tolist()
+        if failed and world_size() - failed != culprit:
+            culprit, failure = world_size() - failed, PeerFailedError(f"process {world_size() - failed} failed")
+    if failure is not None and number == 0:
+        raise failure
+    return number
 
 
 def gather(value: Any) -> list[Any]:
@@ -54,7 +122,50 @@ def share_buffers(model: nn.Module) -> None:
         dist.broadcast(buffer, 0)
 
 
-def barrier() -> None:
-    """Waits until every process is here."""
-    if world_size() > 1:
-        dist.barrier()
+def data_parallel(model: nn.Module, device: torch.device, *, accumulates: bool) -> nn.Module:
+    """The model with gradients averaged over the processes; as it is where there is one.
+
+    Args:
+        model: on `device`.
+        device: of this process.
+        accumulates: some gradients stay here (`gradients_stay_here`), which torch cannot join with a static graph.
+    """
+    if world_size() == 1:
+        return model
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch 2.14 has a new name for broadcast_buffers, 2.11 has not
+        return DistributedDataParallel(
+            model,
+            device_ids=[device.index] if device.type == "cuda" else None,
+            broadcast_buffers=False,  # running statistics have no part in a step; `share_buffers` before they have
+            gradient_as_bucket_view=True,
+            static_graph=not accumulates,  # every step uses every parameter
+        )
+
+
+def gradients_stay_here(model: nn.Module, stay: bool) -> AbstractContextManager[None]:
+    """A context in which, if `stay`, `backward` adds to this process's gradients and sends nothing."""
+    return model.no_sync() if stay and isinstance(model, DistributedDataParallel) else nullcontext()
+
+
+def synchronize_batch_norms(model: nn.Module, device: torch.device) -> None:
+    """Makes batch norms that learn take their statistics from the images of all processes, in place.
+
+    Frozen ones stay as they are; the names of the state dict, too.
+
+    Raises:
+        ValueError: several processes without GPUs, for which torch has no such layer.
+    """
+    if world_size() == 1:
+        return
+    if device.type != "cuda":
+        raise ValueError("train.sync_batch_norm needs one GPU a process, found none; set it to false, or norm to gn")
+    replace_batch_norms(model)
+
+
+def replace_batch_norms(model: nn.Module) -> None:
+    """Puts `SyncBatchNorm` in the place of every `BatchNorm2d` that learns."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is nn.BatchNorm2d and child.weight.requires_grad:
+                setattr(parent, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))

@@ -8,16 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
 from upsnet.config import Config
 from upsnet.data.categories import CategorySet
-from upsnet.data.loader import PanopticDataset, test_loader
+from upsnet.data.loader import InferenceInput, PanopticDataset, test_loader
 from upsnet.data.predictions import PanopticWriter, prediction_rows, to_prediction
 from upsnet.data.targets import semantic_truth
 from upsnet.engine import distributed
+from upsnet.engine.signals import StopRequestedError, StopSignals
 from upsnet.files import write_json
+from upsnet.inference.predictor import PanopticPredictor
+from upsnet.inference.visualize import comparison, grid
 from upsnet.metrics.instance_ap import InstanceAP
 from upsnet.metrics.panoptic_quality import PanopticQuality, SegmentTable
 from upsnet.metrics.report.collector import ImagePair, ReportCollector
@@ -118,6 +122,7 @@ def evaluate(
     boundary: bool = False,
     per_image: Path | None = None,
     progress: bool = True,
+    stop: StopSignals | None = None,
 ) -> dict[str, Any]:
     """Scores a model.
 
@@ -130,10 +135,14 @@ def evaluate(
         report: takes every image; at the end it holds those of all processes.
         boundary: find Boundary PQ, too.
         per_image: JSON to write `PanopticQuality.per_image` to, where PQ applies.
-        progress: show a bar.
+        progress: show a bar, if there is a terminal.
+        stop: looked at after every batch.
 
     Returns:
         The contents of `metrics.json`; sections that do not apply are None.
+
+    Raises:
+        StopRequestedError: in all processes, if one was asked to stop.
     """
     meters = _Meters.of(
         config.model.heads, dataset.categories, with_instances=config.evaluate.instance, boundary=boundary
@@ -143,7 +152,9 @@ def evaluate(
     loader = test_loader(dataset, config.data, batch_size=config.evaluate.batch_size, rank=rank, world_size=world_size)
     training = model.training
     model.eval()
-    for batch in tqdm(loader, desc="evaluate", disable=not progress or rank != 0, leave=False):
+    for batch in tqdm(loader, desc="evaluate", disable=None if progress and rank == 0 else True, leave=False):
+        if stop is not None and stop.received:
+            break
         output = model.predict(
             batch.to(device), with_semantic=meters.semantic is not None, with_instances=meters.instance is not None
         )
@@ -155,6 +166,8 @@ def evaluate(
                 prediction = to_prediction(output, row, dataset.categories)
                 writer.add(truth.image_id, truth.file_name, prediction.segment_ids, prediction_rows(prediction))
     model.train(training)
+    if stop is not None and (number := distributed.agree(stop.received)):
+        raise StopRequestedError(number)
     if writer is not None:
         writer.images = [row for part in distributed.gather(writer.images) for row in part]
         writer.annotations = [row for part in distributed.gather(writer.annotations) for row in part]
@@ -166,6 +179,20 @@ def evaluate(
     if per_image is not None and meters.panoptic is not None and rank == 0:
         write_json(per_image, meters.panoptic.per_image())
     return meters.compute()
+
+
+def comparison_panel(
+    model: UPSNet, dataset: PanopticDataset, config: Config, device: torch.device
+) -> npt.NDArray[np.uint8] | None:
+    """Predictions beside truth for the first `evaluate.panels` images, in one picture [H, W, 3]."""
+    training = model.training
+    predictor = PanopticPredictor(model, dataset.categories, InferenceInput(config.data), device)
+    pictures = []
+    for index in range(min(config.evaluate.panels, len(dataset))):
+        sample = dataset[index]
+        pictures.append(comparison(sample.image, predictor(sample.image), sample, dataset.categories))
+    model.train(training)
+    return grid(pictures) if pictures else None
 
 
 def headline(metrics: dict[str, Any]) -> tuple[str, float]:

@@ -1,15 +1,20 @@
-"""What a run leaves to look at: a progress bar, `metrics.jsonl`, and TensorBoard."""
+"""What a run leaves to look at: a bar or lines, `metrics.jsonl`, and TensorBoard."""
 
 from __future__ import annotations
 
 import json
+import resource
+import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -19,20 +24,31 @@ from upsnet.files import atomic_path
 class RunLog:
     """The log of one training run; a context manager. On ranks other than 0 it writes nothing.
 
+    A terminal gets a bar; a file gets a line per interval.
+
     Args:
         folder: of the run.
         start, stop: iterations.
+        evaluation_due: the evaluation of `start` will be made, so what there is of it leaves `metrics.jsonl`.
+        device: whose memory is reported.
         enabled: False on the other ranks.
     """
 
-    def __init__(self, folder: Path, *, start: int, stop: int, enabled: bool) -> None:
-        self.enabled = enabled
+    def __init__(
+        self, folder: Path, *, start: int, stop: int, evaluation_due: bool, device: torch.device, enabled: bool
+    ) -> None:
+        self.enabled, self.device, self.stop = enabled, device, stop
         self.bar = tqdm(
-            initial=start, total=stop, desc="train", disable=not enabled, mininterval=1.0, dynamic_ncols=True
+            initial=start,
+            total=stop,
+            desc="train",
+            disable=None if enabled else True,  # None: unless standard error is a terminal
+            mininterval=1.0,
+            dynamic_ncols=True,
         )
-        self.lines = _reopen(folder / "metrics.jsonl", start) if enabled else None
+        self.lines = _reopen(folder / "metrics.jsonl", start, evaluation_due) if enabled else None
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1) if enabled else None
-        self.since = time.perf_counter()
+        self._since, self._waited = time.perf_counter(), 0.0
 
     def __enter__(self) -> RunLog:
         return self
@@ -45,45 +61,100 @@ class RunLog:
             self.board.close()
             self.lines.close()
 
-    def scalars(self, iteration: int, values: dict[str, float], *, prefix: str) -> None:
-        """Writes numbers of one iteration to `metrics.jsonl` and TensorBoard."""
+    def say(self, text: str) -> None:
+        """Shows a line, above the bar if there is one."""
+        if self.enabled:
+            self.bar.write(text)
+
+    def row(self, iteration: int, values: dict[str, float], speed: dict[str, float] | None, *, prefix: str) -> None:
+        """Writes numbers of one iteration to `metrics.jsonl` and TensorBoard.
+
+        Args:
+            iteration: of the row.
+            values: the same in every run of this config.
+            speed: what depends on the machine and the hour, or None.
+            prefix: of the names in TensorBoard.
+        """
         if self.board is None or self.lines is None:
             return
-        self.lines.write(json.dumps({"iteration": iteration, **values}) + "\n")
+        row = {"iteration": iteration, **values, **({"speed": speed} if speed else {})}
+        self.lines.write(json.dumps(row) + "\n")
         self.lines.flush()
-        for name, value in values.items():
-            self.board.add_scalar(f"{prefix}/{name}", value, iteration)
+        for group, numbers in ((prefix, values), ("speed", speed or {})):
+            for name, value in numbers.items():
+                self.board.add_scalar(f"{group}/{name}", value, iteration)
 
-    def losses(self, iteration: int, losses: dict[str, float], rate: float, images: int) -> None:
-        """Logs the mean losses since the last call, the learning rate, and images per second."""
+    def interval(self, iteration: int, values: dict[str, float], *, steps: int, images: int, waited: float) -> None:
+        """Logs the means of an interval, and how fast it was.
+
+        Args:
+            iteration: at its end.
+            values: `Interval.read` and the learning rate.
+            steps, images: made and seen since the last call.
+            waited: seconds that the run has waited for data so far.
+        """
         now = time.perf_counter()
-        values = {**losses, "lr": rate, "images_per_s": images / (now - self.since)}
-        self.since = now
-        self.scalars(iteration, values, prefix="train")
-        short = {k.removeprefix("loss_"): f"{v:.3f}" for k, v in losses.items()}
-        self.bar.set_postfix({**short, "img/s": f"{values['images_per_s']:.1f}"}, refresh=False)
+        seconds = now - self._since
+        speed = {
+            "images_per_s": images / seconds,
+            "data_wait": (waited - self._waited) / seconds,
+            "memory_gb": peak_memory(self.device) / 1e9,
+        }
+        self._since, self._waited = now, waited
+        self.row(iteration, values, speed, prefix="train")
+        losses = " ".join(f"{k.removeprefix('loss_')} {v:.3f}" for k, v in values.items() if k.startswith("loss_"))
+        text = (
+            f"{losses}, gradient {values['gradient_norm']:.2f}, lr {values['lr']:.2g}, "
+            f"{speed['images_per_s']:.1f} img/s, data {speed['data_wait']:.0%}, {speed['memory_gb']:.1f} GB"
+        )
+        if self.bar.disable:
+            left = timedelta(seconds=round((self.stop - iteration) * seconds / steps))
+            self.say(f"iteration {iteration}/{self.stop}: {text}, {left} left")
+        else:
+            self.bar.set_postfix_str(text, refresh=False)
 
     def step(self) -> None:
         """Moves the bar."""
         self.bar.update()
 
+    def histograms(self, iteration: int, model: nn.Module) -> None:
+        """Writes the distribution of every parameter that learns to TensorBoard."""
+        if self.board is not None:
+            for name, parameter in model.named_parameters():
+                if parameter.requires_grad:
+                    self.board.add_histogram(name, parameter.detach(), iteration)
+
     def evaluation(self, iteration: int, metrics: dict[str, Any], panel: npt.NDArray[np.uint8] | None) -> None:
         """Logs an evaluation and a picture of predictions beside truth, uint8 [H, W, 3]."""
         values = flatten(metrics)
-        self.scalars(iteration, values, prefix="val")
+        self.row(iteration, values, None, prefix="val")
         if self.board is not None and panel is not None:
             self.board.add_image("val/prediction_and_truth", panel, iteration, dataformats="HWC")
-        self.bar.write(f"iteration {iteration}: " + ", ".join(f"{k} {v:.2f}" for k, v in values.items()))
-        self.since = time.perf_counter()
+        self.say(f"iteration {iteration}: " + ", ".join(f"{k} {v:.2f}" for k, v in values.items()))
+        self._since = time.perf_counter()
 
 
-def _reopen(path: Path, start: int) -> TextIO:
-    """Opens a JSONL file to append to, without the rows after iteration `start` that a killed run left."""
+def peak_memory(device: torch.device) -> int:
+    """Bytes that the process has held at most: of the GPU's memory, or, on the CPU, of the host's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _reopen(path: Path, start: int, evaluation_due: bool) -> TextIO:
+    """Opens a JSONL file to append to, without the rows that a killed run left and this one will write again."""
+
+    def stays(text: str) -> bool:
+        if not text.endswith("}\n"):
+            return False
+        row = json.loads(text)
+        is_evaluation = "lr" not in row
+        return row["iteration"] < start or (row["iteration"] == start and not (is_evaluation and evaluation_due))
+
     rows = path.read_text().splitlines(keepends=True) if path.exists() else []
     with atomic_path(path) as temporary:
-        temporary.write_text(
-            "".join(row for row in rows if row.endswith("}\n") and json.loads(row)["iteration"] <= start)
-        )
+        temporary.write_text("".join(row for row in rows if stays(row)))
     return path.open("a")
 
 

@@ -6,7 +6,7 @@ import math
 from bisect import bisect_right
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from upsnet.config import TrainConfig
 
@@ -19,14 +19,14 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr, fused=True)
+        return torch.optim.AdamW(groups, lr=config.peak_lr, fused=True)
     nesterov = config.nesterov and config.momentum > 0
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov, fused=True)
+    return torch.optim.SGD(groups, lr=config.peak_lr, momentum=config.momentum, nesterov=nesterov, fused=True)
 
 
 def learning_rate(config: TrainConfig, iteration: int) -> float:
     """The rate of one iteration: linear warm-up, then step, poly (power 0.9) or cosine decay to 0."""
-    rate = config.lr
+    rate = config.peak_lr
     progress = iteration / config.iterations
     if config.schedule == "step":
         rate *= config.gamma ** bisect_right(config.steps, iteration)
@@ -38,6 +38,15 @@ def learning_rate(config: TrainConfig, iteration: int) -> float:
         done = iteration / config.warmup_iterations
         rate *= config.warmup_factor * (1 - done) + done
     return rate
+
+
+def clip_gradient(model: nn.Module, limit: float | None) -> Tensor:
+    """The norm of the whole gradient, before it is scaled to `limit` if it is larger; the host does not wait for it."""
+    learnt = [p for p in model.parameters() if p.grad is not None]
+    norm = nn.utils.get_total_norm([p.grad for p in learnt if p.grad is not None])
+    if limit is not None:
+        nn.utils.clip_grads_with_norm_(learnt, limit, norm)
+    return norm
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:

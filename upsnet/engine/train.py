@@ -5,30 +5,39 @@ python tools/train.py --config configs/shapes_r18.yaml --output runs/demo
 
 from __future__ import annotations
 
-import math
+import signal
+import time
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import yaml
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from upsnet.config import Config
 from upsnet.data.categories import CategorySet
-from upsnet.data.loader import InferenceInput, PanopticDataset, open_dataset, open_train_dataset, train_loader
+from upsnet.data.loader import PanopticDataset, open_dataset, open_train_dataset, train_loader
 from upsnet.engine import distributed
-from upsnet.engine.checkpoint import Checkpoint, load_checkpoint, load_weights, save_checkpoint
-from upsnet.engine.evaluate import evaluate, headline
+from upsnet.engine.checkpoint import Checkpoint, TrainingState, load_weights, save_checkpoint
+from upsnet.engine.evaluate import comparison_panel, evaluate, headline
+from upsnet.engine.interval import Interval
 from upsnet.engine.logging import RunLog
-from upsnet.engine.optim import autocast_dtype, build_optimizer, learning_rate
+from upsnet.engine.optim import autocast_dtype, build_optimizer, clip_gradient, learning_rate
+from upsnet.engine.prefetch import Prefetcher
+from upsnet.engine.profiling import StepProfiler
+from upsnet.engine.resume import (
+    CheckpointFiles,
+    checkpoint_bytes,
+    describe_data,
+    notes_of_beginning,
+    require_common_start,
+    require_same,
+)
+from upsnet.engine.signals import StopRequestedError, StopSignals
 from upsnet.files import atomic_path, write_json
-from upsnet.inference.predictor import PanopticPredictor
-from upsnet.inference.visualize import comparison, grid
 from upsnet.losses import weighted_total
 from upsnet.models.build import build_model
 from upsnet.models.upsnet import UPSNet
@@ -36,194 +45,256 @@ from upsnet.models.weights import fill, read_weights
 from upsnet.structures import PanopticBatch
 
 
-class _Interval:
-    """Losses of the steps since the last look, kept on the device so that a step never waits for the host."""
-
-    def __init__(self) -> None:
-        self.steps: list[tuple[int, list[str], dict[str, Tensor]]] = []
-
-    def add(self, iteration: int, batch: PanopticBatch, losses: dict[str, Tensor]) -> None:
-        self.steps.append((iteration, batch.file_names, {k: v.detach() for k, v in losses.items()}))
-
-    def read(self) -> dict[str, float]:
-        """Means over the interval and all processes.
-
-        Raises:
-            FloatingPointError: a loss was not finite; names the iteration, the images and the terms.
-        """
-        names = list(self.steps[0][2])
-        table = torch.stack([torch.stack([losses[n].float() for n in names]) for _, _, losses in self.steps]).cpu()
-        for (iteration, files, _), row in zip(self.steps, table, strict=True):
-            if not row.isfinite().all():
-                terms = ", ".join(
-                    f"{n}={v:g}" for n, v in zip(names, row.tolist(), strict=True) if not math.isfinite(v)
-                )
-                raise FloatingPointError(
-                    f"iteration {iteration}: {terms}; images {', '.join(files)}. "
-                    "Lower train.lr, set train.clip_gradient, or look at these images"
-                )
-        self.steps.clear()
-        means = np.mean(distributed.gather(table.mean(0).numpy()), axis=0)
-        return dict(zip(names, means.tolist(), strict=True))
-
-
 class Trainer:
     """One run: builds everything, trains, evaluates, and leaves the run folder of ARCHITECTURE.md.
 
     Args:
         config: the run.
-        output: its folder.
+        output: its folder; all processes must see the same.
         device: of this process.
-        resume: go on from `last.pt` in the folder.
-        init: file of weights to start from, of any kind that `models.weights.read_weights` knows.
+        resume: go on from the newest checkpoint in the folder; where there is none, begin.
+        init: file of weights to begin with, of any kind that `models.weights.read_weights` knows.
+        profile: write `profile.json.gz`, a trace of a few steps.
 
     Attributes:
         report: what of `init` was used.
+        notes: lines that the user should see before the run.
+        stopped: number of the signal that ended `run` early, 0 if none did.
 
     Raises:
         FileNotFoundError, FileExistsError, ValueError: what is asked for is not there, or does not fit.
     """
 
     def __init__(
-        self, config: Config, output: Path, device: torch.device, *, resume: bool = False, init: Path | None = None
+        self,
+        config: Config,
+        output: Path,
+        device: torch.device,
+        *,
+        resume: bool = False,
+        init: Path | None = None,
+        profile: bool = False,
     ) -> None:
         self.config, self.output, self.device = config, output, device
         self.is_main = distributed.rank() == 0
-        checkpoint = load_checkpoint(output / "last.pt") if resume else None
+        self.files = CheckpointFiles(output, config.train.keep_checkpoints)
+        found, self.notes = self.files.newest() if resume else self.files.none()
         # A resumed model's classes keep their order, whatever the order in the data set's JSON is by now.
-        self.train_set = open_train_dataset(config.data, checkpoint.categories if checkpoint else None)
+        self.train_set = open_train_dataset(config.data, found.categories if found else None)
         self.categories: CategorySet = self.train_set.categories
         self.val_set: PanopticDataset = open_dataset(config.data.val, self.categories)
+        self.data = describe_data(self.train_set, self.val_set, config.data)
         torch.manual_seed(config.seed)
-        self.model: UPSNet = build_model(config, self.categories, pretrained=not (resume or init))
+        self.model: UPSNet = build_model(config, self.categories, pretrained=not (found or init))
+        if config.train.sync_batch_norm:
+            distributed.synchronize_batch_norms(self.model, device)
         self.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = build_optimizer(self.model, config.train)
-        self.iteration, self.best = 0, -1.0
-        if checkpoint is not None and resume:
-            self._restore(checkpoint)
-        elif (output / "last.pt").exists():
-            raise FileExistsError(
-                f"{output}: holds a run already; continue it with --resume, or choose another --output"
-            )
-        self.report = fill(self.model, read_weights(init), self.categories) if init else None
+        self.iteration, self.best, self.best_iteration = 0, -1.0, 0
+        self.evaluation_due, self.stopped = False, 0
+        self._interval = Interval()
+        self._with_profile = profile and self.is_main
+        self._profiler: StepProfiler | None = None
+        self.report = None
+        if found is not None:
+            self._restore(found)
+        elif init is not None:
+            self.report = fill(self.model, read_weights(init), self.categories)
+        self.notes += notes_of_beginning(config, found, output, distributed.world_size())
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        if checkpoint.training is None:
-            raise ValueError(f"{self.output / 'last.pt'}: holds no optimiser state, expected the last.pt of a run")
-        ours, theirs = _flat(self.config.dump()), _flat(checkpoint.config.dump())
-        for key in sorted(ours.keys() | theirs.keys()):
-            if ours.get(key) != theirs.get(key) and key not in _FREE_TO_CHANGE:
-                found = f"{key} is {ours.get(key)!r}, expected {theirs.get(key)!r}"
-                raise ValueError(f"--resume: {found} as in {self.output / 'last.pt'}")
-        load_weights(self.model, checkpoint.weights, source=str(self.output / "last.pt"))
-        self.optimizer.load_state_dict(checkpoint.training["optimizer"])
-        self.iteration, self.best = checkpoint.training["iteration"], checkpoint.training["best"]
+        state = checkpoint.training
+        assert state is not None
+        require_same(self.config, self.data, checkpoint, self.files.last)
+        load_weights(self.model, checkpoint.weights, source=str(self.files.last))
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.iteration, self.evaluation_due = state["iteration"], state["evaluation_due"]
+        self.best, self.best_iteration = state["best"], state["best_iteration"]
+        self._interval = Interval(state["interval"] if len(state["interval"]) else None)
 
-    def run(self) -> dict[str, Any]:
-        """Trains to the end.
+    def run(self) -> dict[str, Any] | None:
+        """Trains to the end, or until SIGTERM, SIGINT or SIGUSR1 asks to stop.
 
         Returns:
-            The metrics of the last evaluation.
+            The metrics of the last evaluation; None if the run was stopped.
         """
-        config, stop = self.config.train, self.config.train.iterations
+        self._begin_folder()
+        self._since, self._first = time.monotonic(), self.iteration
+        self._profiler = StepProfiler(self.output / "profile.json.gz", self.device) if self._with_profile else None
+        # The one place where the module that `_step` calls is wrapped.
+        model = distributed.data_parallel(self.model, self.device, accumulates=self.config.train.accumulate > 1)
+        batches = Prefetcher(self._loader(), self.device)
+        self.model.train()
+        metrics = None
+        log = RunLog(
+            self.output,
+            start=self.iteration,
+            stop=self.config.train.iterations,
+            evaluation_due=self.evaluation_due,
+            device=self.device,
+            enabled=self.is_main,
+        )
+        with log, StopSignals() as signals:
+            if self.evaluation_due:
+                metrics = self._evaluate(log, signals)
+            while self.iteration < self.config.train.iterations and not self.stopped:
+                group = self._next(batches, signals)
+                if self.stopped:
+                    break
+                self._step(model, group)
+                self.iteration += 1
+                log.step()
+                metrics = self._look(log, signals, batches.seconds) or metrics
+            if self.stopped and self.files.iteration != self.iteration:
+                self._save()
+        if self._profiler is not None:
+            self._profiler.close()
+        if self.stopped:
+            return None
+        return metrics or evaluate(self.model, self.val_set, self.config, self.device)
+
+    def _begin_folder(self) -> None:
+        """Makes the run's folder, if the checkpoints will fit into it, and checks that all processes begin as one."""
+        failure = None
         if self.is_main:
-            self.output.mkdir(parents=True, exist_ok=True)
-            with atomic_path(self.output / "config.yaml") as path:
-                path.write_text(yaml.safe_dump(self.config.dump(), sort_keys=False))
-        loader = train_loader(
+            try:
+                self.files.prepare(*checkpoint_bytes(self.model, self.optimizer))
+                with atomic_path(self.output / "config.yaml") as path:
+                    path.write_text(yaml.safe_dump(self.config.dump(), sort_keys=False))
+            except OSError as error:
+                failure = error
+        distributed.agree(failure=failure)
+        require_common_start(self.iteration, self.output)
+
+    def _loader(self) -> Any:
+        config = self.config.train
+        return train_loader(
             self.train_set,
             self.config.data,
             batch_size=config.batch_size,
             seed=self.config.seed,
             start=self.iteration * config.accumulate,
-            stop=stop * config.accumulate,
+            stop=config.iterations * config.accumulate,
             rank=distributed.rank(),
             world_size=distributed.world_size(),
         )
-        model: nn.Module = self.model
-        if distributed.world_size() > 1:
-            model = DistributedDataParallel(model)
-        interval = _Interval()
-        batches = iter(loader)
-        metrics: dict[str, Any] = {}
-        self.model.train()
-        with RunLog(self.output, start=self.iteration, stop=stop, enabled=self.is_main) as log:
-            while self.iteration < stop:
-                self._step(model, [next(batches).to(self.device) for _ in range(config.accumulate)], interval)
-                self.iteration += 1
-                log.step()
-                last = self.iteration == stop
-                due = {name: last or self.iteration % getattr(config, name) == 0 for name in _EVERY}
-                if any(due.values()):
-                    images = len(interval.steps) * config.batch_size
-                    log.losses(self.iteration, interval.read(), self.optimizer.param_groups[0]["lr"], images)
-                if due["evaluate_every"]:
-                    metrics = self._evaluate(log)
-                if due["checkpoint_every"] or due["evaluate_every"]:
-                    self._save()
-        return metrics or evaluate(self.model, self.val_set, self.config, self.device)
 
-    def _step(self, model: nn.Module, batches: list[PanopticBatch], interval: _Interval) -> None:
+    def _next(self, batches: Prefetcher, signals: StopSignals) -> list[PanopticBatch]:
+        """The batches of a step; ends all processes if one has none, stops them if one is asked to."""
+        group: list[PanopticBatch] = []
+        failure = None
+        try:
+            if not signals.received:
+                group = [next(batches) for _ in range(self.config.train.accumulate)]
+        except Exception as error:  # of any kind: the others wait
+            failure = error
+        self.stopped = distributed.agree(signals.received, failure)
+        return group
+
+    def _step(self, model: nn.Module, batches: list[PanopticBatch]) -> None:
         config = self.config.train
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, self.iteration)
         dtype = autocast_dtype(config.precision, self.device)
-        for batch in batches:
-            with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
-                losses = model(batch)
-            total = weighted_total(losses, self.model.loss_weights)
-            (total / len(batches)).backward()
-            interval.add(self.iteration, batch, losses)
-        if config.clip_gradient is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_gradient)
+        losses: list[dict[str, Tensor]] = []
+        for number, batch in enumerate(batches, 1):
+            with distributed.gradients_stay_here(model, number < len(batches)):
+                with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
+                    losses.append(model(batch))
+                (weighted_total(losses[-1], self.model.loss_weights) / len(batches)).backward()
+        norm = clip_gradient(self.model, config.clip_gradient)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        self._interval.add(self.iteration, batches, losses, norm)
+        if self._profiler is not None:
+            self._profiler.step()
 
-    def _evaluate(self, log: RunLog) -> dict[str, Any]:
+    def _look(self, log: RunLog, signals: StopSignals, waited: float) -> dict[str, Any] | None:
+        """Logs, saves and evaluates what is due after a step; gives the metrics of an evaluation."""
+        config = self.config.train
+        last = self.iteration == config.iterations
+        due = [
+            last or self.iteration % n == 0 for n in (config.log_every, config.checkpoint_every, config.evaluate_every)
+        ]
+        if any(due):
+            steps = len(self._interval)
+            values = {**self._interval.read(), "lr": self.optimizer.param_groups[0]["lr"]}
+            images = steps * config.accumulate * config.batch_size
+            log.interval(self.iteration, values, steps=steps, images=images, waited=waited)
+        if config.histograms_every and self.iteration % config.histograms_every == 0:
+            log.histograms(self.iteration, self.model)
+        self.evaluation_due = due[2]
+        if due[1] or due[2]:
+            self._save()
+        return self._evaluate(log, signals) if self.evaluation_due else None
+
+    def _evaluate(self, log: RunLog, signals: StopSignals) -> dict[str, Any] | None:
         distributed.share_buffers(self.model)
-        metrics = evaluate(self.model, self.val_set, self.config, self.device)
-        name, value = headline(metrics)
+        try:
+            metrics = evaluate(self.model, self.val_set, self.config, self.device, stop=signals)
+        except StopRequestedError as error:
+            self.stopped = error.number
+            return None
+        _, value = headline(metrics)
+        is_best = value > self.best
+        if is_best:
+            self.best, self.best_iteration = value, self.iteration
         if self.is_main:
-            panel = self._panel()
+            panel = comparison_panel(self.model, self.val_set, self.config, self.device)
             log.evaluation(self.iteration, metrics, panel)
-            if value > self.best:
+            if is_best:
                 save_checkpoint(self.output / "model.pt", self._checkpoint(metrics))
                 write_json(self.output / "metrics.json", {**metrics, "iteration": self.iteration})
                 if panel is not None:
                     with atomic_path(self.output / "comparison.jpg") as path:
                         Image.fromarray(panel).save(path, quality=92)
-            log.bar.write(f"{name} {value:.2f} (best {max(value, self.best):.2f})")
-        self.best = max(value, self.best)
+        self.evaluation_due = False
+        self._save()
         return metrics
-
-    def _panel(self) -> npt.NDArray[np.uint8] | None:
-        """Predictions beside truth for the first validation images, in one picture."""
-        predictor = PanopticPredictor(self.model, self.categories, InferenceInput(self.config.data), self.device)
-        pictures = []
-        for index in range(min(self.config.evaluate.panels, len(self.val_set))):
-            sample = self.val_set[index]
-            pictures.append(comparison(sample.image, predictor(sample.image), sample, self.categories))
-        self.model.train()
-        return grid(pictures) if pictures else None
 
     def _checkpoint(self, metrics: dict[str, Any] | None) -> Checkpoint:
         return Checkpoint(self.config, self.categories, self.model.state_dict(), metrics)
 
     def _save(self) -> None:
         """Writes `last.pt`: all that is needed to go on exactly as if nothing had happened."""
+        state: TrainingState = {
+            "optimizer": self.optimizer.state_dict(),
+            "iteration": self.iteration,
+            "best": self.best,
+            "best_iteration": self.best_iteration,
+            "evaluation_due": self.evaluation_due,
+            "interval": self._interval.rows(),
+            "data": self.data,
+            "world_size": distributed.world_size(),
+        }
+        failure = None
         if self.is_main:
-            state = {"optimizer": self.optimizer.state_dict(), "iteration": self.iteration, "best": self.best}
-            save_checkpoint(self.output / "last.pt", replace(self._checkpoint(None), training=state))
-        distributed.barrier()
+            try:
+                self.files.save(replace(self._checkpoint(None), training=state), self.iteration)
+            except OSError as error:
+                failure = error
+        distributed.agree(failure=failure)
+        self.files.iteration = self.iteration
 
-
-_EVERY = ("log_every", "checkpoint_every", "evaluate_every")
-_FREE_TO_CHANGE = {"data.num_workers", "data.max_unreadable", "evaluate.panels", *(f"train.{name}" for name in _EVERY)}
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+    def summary(self, metrics: dict[str, Any] | None) -> list[str]:
+        """What `run`, which gave these metrics, came to."""
+        config, steps = self.config.train, self.iteration - self._first
+        lines = [
+            f"{steps} iterations, {steps * config.accumulate * config.batch_size} images in "
+            f"{timedelta(seconds=round(time.monotonic() - self._since))}"
+        ]
+        if self._profiler is not None:
+            lines += [self._profiler.report, f"trace: {self._profiler.trace}"]
+        if metrics is None:
+            name = signal.Signals(self.stopped).name
+            lines.append(
+                f"stopped by {name} at iteration {self.iteration} of {config.iterations}, all of it in "
+                f"{self.files.last}; --resume goes on"
+            )
+        else:
+            name, value = headline(metrics)
+            lines.append(
+                f"last {name} {value:.2f}, best {name} {self.best:.2f} (iteration {self.best_iteration}); "
+                f"model: {self.output / 'model.pt'}"
+            )
+        return lines
