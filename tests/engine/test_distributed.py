@@ -105,7 +105,13 @@ def test_a_failure_of_one_process_ends_all_with_its_message(tmp_path):
         if trainer.iteration == 2 and distributed.rank() == 1:
             raise FloatingPointError("something in the middle of a step")
 
-    for hook, message in ((bad_picture, "error: a.jpg: broken\n"), (bad_step, "error: something in the middle")):
+    for hook, message in (
+        (
+            bad_picture,
+            "error: 7 training images cannot be read, expected one of their orientation to be: a.jpg: broken",
+        ),
+        (bad_step, "error: something in the middle"),
+    ):
         codes, words = train_group(tmp_path / hook.__name__, 2, before_step=hook)
         assert codes == [1, 2]
         assert "error" not in words[0].lower()

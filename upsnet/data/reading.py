@@ -241,7 +241,8 @@ def _handler_without_torch() -> Any:
 
 def _too_many(unreadable: dict[int, str], limit: int) -> str:
     first = "; ".join(list(unreadable.values())[:3])
+    expected = f"at most {limit} (data.max_unreadable)" if len(unreadable) > limit else "one of their orientation to be"
     return (
-        f"{len(unreadable)} training images cannot be read, expected at most {limit} (data.max_unreadable): {first}. "
+        f"{len(unreadable)} training images cannot be read, expected {expected}: {first}. "
         "tools/check_data.py lists what is wrong with a data set"
     )
