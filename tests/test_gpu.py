@@ -10,6 +10,7 @@ from upsnet.engine.prefetch import Prefetcher
 from upsnet.engine.train import Trainer
 from upsnet.inference.export import export_graph
 from upsnet.losses import weighted_total
+from upsnet.models.build import build_model
 
 from .models.test_upsnet import lively
 
@@ -28,6 +29,22 @@ def test_losses_and_predictions_equal_those_of_the_cpu(model, batch):
         assert value.item() == pytest.approx(expected[name], rel=2e-3, abs=1e-4), name
     for ours, theirs in zip(model.eval().predict(on_gpu).segment_ids, maps, strict=True):
         assert (ours.cpu() != theirs).float().mean() < 0.01
+
+
+@pytest.mark.parametrize("method", ["unified", "official", "heuristic"])
+def test_a_training_step_never_waits_for_the_host(make_config, dataset, batch, method):
+    model = build_model(make_config(f"model.panoptic.method={method}"), dataset.categories).cuda().train()
+    on_gpu = batch.to("cuda")
+
+    def step():
+        weighted_total(model(on_gpu), model.loss_weights).backward()
+
+    step()  # kernels are compiled
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_a_recorded_model_predicts_as_the_model_does(checkpoint):

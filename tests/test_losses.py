@@ -5,12 +5,12 @@ import torch
 
 from upsnet import losses as L
 from upsnet.data.categories import IGNORE_LABEL
-from upsnet.models.matching import crowd_share, mask_targets, match, semantic_targets
+from upsnet.models.matching import crowd_share, mask_targets, match, match_anchors, semantic_targets
 from upsnet.structures import PanopticTarget
 
 
 def target(boxes, labels, crowd, instance_map, semantic_map=None):
-    instance_map = torch.tensor(instance_map, dtype=torch.int32)
+    instance_map = torch.as_tensor(instance_map, dtype=torch.int32)
     return PanopticTarget(
         torch.tensor(boxes, dtype=torch.float32),
         torch.tensor(labels),
@@ -72,3 +72,15 @@ def test_mask_targets_are_the_instance_in_the_frame_of_the_box():
     assert found[0, 0].gt(0.5).int().tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
     assert (found[0, 1, :, 1:] > 0.5).all()
     assert semantic_targets(truth, boxes, 2).shape == (1, 2, 2, 2)
+
+
+def test_anchors_match_like_boxes_and_the_best_of_each_instance_are_known():
+    ids = torch.zeros(2, 20, 40, dtype=torch.int32)
+    truth = target([[[0, 0, 10, 10], [20, 0, 40, 20]], [[0, 0, 10, 20]] * 2], [[1, 1], [1, 0]], [[False] * 2] * 2, ids)
+    anchors = torch.tensor([[0.0, 0, 10, 5], [0, 5, 10, 10], [20, 0, 30, 20], [0, 0, 10, 10], [30, 0, 32, 2]])
+    within = torch.tensor([[True, True, True, False, True], [True] * 5])
+    found, is_best = match_anchors(truth, anchors, within)
+    plain = match(truth, anchors[None])
+    for name in ("iou", "slot", "is_ignored"):
+        assert torch.equal(getattr(found, name), getattr(plain, name)), name
+    assert is_best.tolist() == [[True, True, True, False, False], [False, False, False, True, False]], "ties are both"

@@ -31,6 +31,15 @@ class BackboneConfig(Section):
     """Bottlenecks stride in the first convolution (Caffe models) in place of the 3x3."""
     deformable_from: Annotated[int, Field(ge=2, le=5)] | None = None
     """Stages from res-n on use deformable 3x3 convolutions (Dai et al. 2017)."""
+    checkpoint_activations: bool = False
+    """Keeps only the inputs of residual blocks and computes the rest again for the backward pass: less memory, more
+    time. Not with norm `bn`, whose statistics would count every batch twice."""
+
+    @model_validator(mode="after")
+    def _check(self) -> BackboneConfig:
+        if self.checkpoint_activations and self.norm == "bn":
+            raise ValueError("checkpoint_activations=true needs norm frozen_bn or gn, got bn")
+        return self
 
 
 class SemanticConfig(Section):
@@ -92,6 +101,8 @@ class InstanceConfig(Section):
     mask_layers: Annotated[int, Field(ge=0)] = 4
     mask_pool: PositiveInt = 14
     mask_norm: Literal["none", "gn"] = "none"
+    mask_slots: PositiveInt | None = None
+    """Foreground RoIs that train the mask branch, per image, at most; by default all of them."""
     max_detections: PositiveInt = 100
     """K, the slots of each list."""
     score_threshold: Fraction = 0.05

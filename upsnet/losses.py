@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from upsnet.data.categories import IGNORE_LABEL
+from upsnet.ops.upsampled_cross_entropy import upsampled_cross_entropy
 
 
 def image_mean(values: Tensor, weight: Tensor, count: Tensor | None = None) -> Tensor:
@@ -82,6 +83,12 @@ def pixel_loss(logits: Tensor, target: Tensor, ignore: int = IGNORE_LABEL, *, ov
     """
     loss = F.cross_entropy(logits.float(), target.long(), ignore_index=ignore, reduction="none")
     return image_mean(loss, torch.ones_like(loss) if over_ignored else target != ignore)
+
+
+def upsampled_pixel_loss(logits: Tensor, target: Tensor, factor: int) -> Tensor:
+    """`pixel_loss` of logits [B, C, h, w] upsampled bilinearly by `factor`, without the upsampled logits."""
+    total = upsampled_cross_entropy(logits.float(), target, factor, IGNORE_LABEL)
+    return (total / (target != IGNORE_LABEL).flatten(1).sum(1).clamp(min=1)).mean()
 
 
 def roi_pixel_loss(logits: Tensor, target: Tensor, is_roi: Tensor, *, over_ignored: bool = False) -> Tensor:

@@ -107,3 +107,43 @@ def test_the_global_mean_is_added_to_p5():
     difference = (found - expected)[0, :8].mean((1, 2))
     torch.testing.assert_close(difference, features[3].mean((0, 2, 3)))
     assert len(without) == 4
+
+
+def test_a_frozen_norm_is_batch_norm_in_evaluation_but_keeps_no_input():
+    torch.manual_seed(0)
+    norm, plain = FrozenBatchNorm2d(6), torch.nn.BatchNorm2d(6).eval()
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        getattr(norm, name).data.uniform_(0.5, 2)
+    plain.load_state_dict(norm.state_dict())
+    x = torch.randn(2, 6, 5, 4, requires_grad=True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
+        found = norm(x)
+    assert x.shape not in kept
+    torch.testing.assert_close(found, plain(x))
+    gradients = [torch.autograd.grad((y * x.detach()).sum(), x)[0] for y in (found, plain(x))]
+    torch.testing.assert_close(*gradients)
+
+
+def test_checkpointed_blocks_keep_less_and_have_the_same_gradients():
+    torch.manual_seed(0)
+    plain = ResNet("resnet50", width=16, norm="gn", freeze_at=2).train()
+    saving = ResNet("resnet50", width=16, norm="gn", freeze_at=2, checkpoint_activations=True).train()
+    saving.load_state_dict(plain.state_dict())
+    x, results, kept = torch.randn(1, 3, 64, 64), [], []
+    for model in (plain, saving):
+        sizes = {}
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, s=sizes: s.update({t.data_ptr(): t}) or t, lambda t: t):
+            features = model(x)
+        owned = {p.data_ptr() for p in model.parameters()}
+        kept.append(sum(t.nbytes for address, t in sizes.items() if address not in owned))
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        results.append(torch.autograd.grad(sum(f.square().mean() for f in features), parameters))
+    assert kept[1] < kept[0] / 3
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_checkpointing_refuses_batch_statistics(make_config):
+    with pytest.raises(ValueError, match="checkpoint_activations=true needs norm frozen_bn or gn"):
+        make_config("model.backbone.checkpoint_activations=true")

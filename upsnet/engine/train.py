@@ -40,6 +40,7 @@ from upsnet.engine.signals import StopRequestedError, StopSignals
 from upsnet.files import atomic_path, write_json
 from upsnet.losses import weighted_total
 from upsnet.models.build import build_model
+from upsnet.models.compiled import compile_loss
 from upsnet.models.upsnet import UPSNet
 from upsnet.models.weights import fill, read_weights
 from upsnet.structures import PanopticBatch
@@ -93,13 +94,14 @@ class Trainer:
         self.iteration, self.best, self.best_iteration = 0, -1.0, 0
         self.evaluation_due, self.stopped = False, 0
         self._interval = Interval()
-        self._with_profile = profile and self.is_main
-        self._profiler: StepProfiler | None = None
+        self._profiler = StepProfiler(output / "profile.json.gz", device) if profile and self.is_main else None
         self.report = None
         if found is not None:
             self._restore(found)
         elif init is not None:
             self.report = fill(self.model, read_weights(init), self.categories)
+        if config.train.compile:
+            compile_loss(self.model)
         self.notes += notes_of_beginning(config, found, output, distributed.world_size())
 
     def _restore(self, checkpoint: Checkpoint) -> None:
@@ -120,8 +122,6 @@ class Trainer:
         """
         self._begin_folder()
         self._since, self._first = time.monotonic(), self.iteration
-        self._profiler = StepProfiler(self.output / "profile.json.gz", self.device) if self._with_profile else None
-        # The one place where the module that `_step` calls is wrapped.
         model = distributed.data_parallel(self.model, self.device, accumulates=self.config.train.accumulate > 1)
         batches = Prefetcher(self._loader(), self.device)
         self.model.train()

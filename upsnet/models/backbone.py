@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from upsnet.models.layers import DeformableConv, make_norm
@@ -28,6 +29,7 @@ class ResNet(nn.Module):
         norm_eps: added to the variance.
         stride_in_1x1: bottlenecks stride in their first convolution.
         deformable_from: number n of the first stage res-n with deformable 3x3 convolutions, or None.
+        checkpoint_activations: while training keep the inputs of the blocks alone, and compute the rest twice.
 
     Attributes:
         channels: of the four outputs.
@@ -43,8 +45,10 @@ class ResNet(nn.Module):
         norm_eps: float = 1e-5,
         stride_in_1x1: bool = False,
         deformable_from: int | None = None,
+        checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()
+        self.checkpoint_activations = checkpoint_activations
         block, depths = _DEPTHS[name]
         if stride_in_1x1 and block is BasicBlock:
             raise ValueError(
@@ -106,7 +110,11 @@ class ResNet(nn.Module):
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         features = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = stage(x)
+            for block in stage:
+                if self.checkpoint_activations and block.training:
+                    x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)
+                else:
+                    x = block(x)
             features.append(x)
         return features
 

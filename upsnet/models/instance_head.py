@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from upsnet.losses import class_and_box_loss
 from upsnet.models.layers import conv_block, init_conv, init_normal
@@ -57,6 +59,7 @@ class InstanceHead(nn.Module):
         min_box: pixels of a clipped box that stay inside the image, per side.
         box_channels, box_pool: width of the hidden layers, bins per side.
         mask_channels, mask_layers, mask_pool, mask_norm: of the mask branch; masks have 2 * mask_pool cells a side.
+        mask_slots: foreground RoIs that train the mask branch, per image, at most; None: all.
         max_detections: K.
     """
 
@@ -75,6 +78,7 @@ class InstanceHead(nn.Module):
         mask_layers: int = 4,
         mask_pool: int = 14,
         mask_norm: str = "none",
+        mask_slots: int | None = None,
         max_detections: int = 100,
         min_box: float = 0.0,
     ) -> None:
@@ -82,6 +86,7 @@ class InstanceHead(nn.Module):
         self.num_things = num_things
         self.roi_samples, self.max_positive = roi_samples, max(1, int(roi_samples * positive_fraction))
         self.positive_iou, self.canonical_size = positive_iou, canonical_size
+        self.mask_slots = self.max_positive if mask_slots is None else min(mask_slots, self.max_positive)
         self.min_box = min_box
         self.box_pool, self.mask_pool, self.max_detections = box_pool, mask_pool, max_detections
         self.fc6 = nn.Linear(channels * box_pool**2, box_channels)
@@ -112,10 +117,22 @@ class InstanceHead(nn.Module):
 
     def mask_logits(self, layout: FeatureLayout, boxes: Tensor, labels: Tensor) -> Tensor:
         """Mask logits float32 [B, R, M, M] of any boxes [B, R, 4], in the channel of labels [B, R] (1..T)."""
-        x = F.relu(self.mask_deconv(self.mask_layers(self._pool(layout, boxes, self.mask_pool))))
-        masks = self.mask_score(x)
-        own = masks[torch.arange(len(masks), device=masks.device), (labels.flatten() - 1).clamp(min=0)]
-        return own.float().unflatten(0, labels.shape)
+        x = self.mask_layers(self._pool(layout, boxes, self.mask_pool))
+        own = (labels.flatten() - 1).clamp(min=0)
+        if not (self.training and torch.is_grad_enabled()):
+            return self._own_masks(x, own).unflatten(0, labels.shape)
+        # The widest activations of the model: made again for the backward pass, one image at a time.
+        parts = zip(x.split(labels.shape[1]), own.split(labels.shape[1]), strict=True)
+        again = partial(checkpoint, self._own_masks, use_reentrant=False, preserve_rng_state=False)
+        return torch.stack([again(*part) for part in parts])
+
+    def _own_masks(self, x: Tensor, own: Tensor) -> Tensor:
+        """Upsamples [R, C, P, P] and scores the channel `own` int64 [R] alone: float32 [R, 2 P, 2 P]."""
+        x = F.relu_(self.mask_deconv(x))
+        weight, bias = self.mask_score.weight[own, :, 0, 0], self.mask_score.bias
+        assert bias is not None
+        masks = torch.bmm(weight[:, None], x.flatten(2)).float() + bias[own, None, None].float()
+        return masks.view(-1, *x.shape[2:])
 
     def sample(self, proposals: Tensor, valid: Tensor, truth: PanopticTarget) -> SampledRois:
         """Draws the RoIs of the losses from the proposals [B, P, 4] and the true boxes."""

@@ -22,6 +22,16 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
         super().train(False)
         return self
 
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, channels, H, W] -> the same; in float32 `x` is not kept for the backward pass."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        if x.dtype != torch.float32:
+            return super().forward(x)
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        return torch.addcmul(shift[:, None, None], x, scale[:, None, None])
+
 
 def make_norm(kind: str, channels: int, eps: float = 1e-5) -> nn.Module:
     """A normalisation layer: `none`, `gn` (32 groups, fewer for odd widths), `bn` or `frozen_bn`."""

@@ -20,12 +20,11 @@ class Match:
     """The best instance for each box.
 
     Attributes:
-        overlap: float32 [B, N, M], IoU; -1 for crowds and padding.
-        iou: float32 [B, M], the best, -1 where the image has no instance; slot: int64 [B, M], its row in the truth.
+        iou: float32 [B, M], the IoU with it, -1 where the image has no instance.
+        slot: int64 [B, M], its row in the truth.
         is_ignored: bool [B, M]: lies on crowds.
     """
 
-    overlap: Tensor
     iou: Tensor
     slot: Tensor
     is_ignored: Tensor
@@ -33,9 +32,30 @@ class Match:
 
 def match(truth: PanopticTarget, boxes: Tensor) -> Match:
     """Matches boxes [B or 1, M, 4] to the truth."""
-    overlap = pairwise_iou(truth.boxes, boxes).masked_fill_(~truth.is_instance[..., None], -1)
-    iou, slot = overlap.max(1)
-    return Match(overlap, iou, slot, crowd_share(truth, boxes) > CROWD_SHARE)
+    iou, slot = _overlap(truth.boxes, truth.is_instance, boxes).max(1)
+    return Match(iou, slot, crowd_share(truth, boxes) > CROWD_SHARE)
+
+
+def match_anchors(truth: PanopticTarget, anchors: Tensor, within: Tensor) -> tuple[Match, Tensor]:
+    """Matches anchors [A, 4], of which bool [B, A] lie within their image, to the truth.
+
+    Returns:
+        what `match` gives, and bool [B, A]: no other anchor within the image overlaps some instance more.
+    """
+    # One image at a time: there are so many anchors that the overlaps of a batch would be a peak of memory.
+    rows = []
+    for boxes, is_instance, is_within in zip(truth.boxes, truth.is_instance, within, strict=True):
+        overlap = _overlap(boxes, is_instance, anchors)
+        iou, slot = overlap.max(0)
+        best = overlap.masked_fill_(~is_within, -1).amax(1, keepdim=True)
+        rows.append((iou, slot, ((overlap == best) & (best > 0)).any(0)))
+    iou, slot, is_best = (torch.stack(column) for column in zip(*rows, strict=True))
+    return Match(iou, slot, crowd_share(truth, anchors[None]) > CROWD_SHARE), is_best
+
+
+def _overlap(truth: Tensor, is_instance: Tensor, boxes: Tensor) -> Tensor:
+    """IoU [..., N, M]; -1 for crowds and padding."""
+    return pairwise_iou(truth, boxes).masked_fill_(~is_instance[..., None], -1)
 
 
 def crowd_share(truth: PanopticTarget, boxes: Tensor) -> Tensor:

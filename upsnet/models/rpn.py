@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from upsnet.losses import objectness_and_box_loss
 from upsnet.models.layers import init_normal
-from upsnet.models.matching import match
+from upsnet.models.matching import match_anchors
 from upsnet.ops.boxes import clip_boxes, decode_boxes, encode_boxes, pairwise_iou
 from upsnet.ops.nms import nms_mask
 from upsnet.ops.sampling import gather_rows, hashed_uniform, sample_ranked
@@ -178,10 +178,7 @@ class RPN(nn.Module):
         score, delta, anchor = torch.cat(output.logits, 1), torch.cat(output.deltas, 1), torch.cat(output.anchors)
         center = (anchor[:, :2] + anchor[:, 2:]) / 2
         within = (center < image_sizes.flip(-1)[:, None]).all(-1)
-        found = match(truth, anchor[None])
-        overlap = found.overlap.masked_fill(~within[:, None], -1)
-        best = overlap.amax(2, keepdim=True)
-        is_best = ((overlap == best) & (best > 0)).any(1)  # no anchor overlaps some instance more than this one does
+        found, is_best = match_anchors(truth, anchor, within)
         positive = within & ((found.iou >= self.positive_iou) | is_best)
         negative = within & ~positive & ~found.is_ignored & (found.iou < self.negative_iou)
         chance = hashed_uniform(truth.seeds, 1, torch.cat(output.names))

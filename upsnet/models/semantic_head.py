@@ -61,6 +61,7 @@ class SemanticHead(nn.Module):
 
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
         """P2..P5 -> semantic logits float32 [B, S + T, H / 4, W / 4]."""
-        first, *others = (score(self.layers(level)).float() for score, level in zip(self.score, levels, strict=True))
-        size = first.shape[-2:]
-        return first + sum(F.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in others)
+        total, *others = (score(self.layers(level)).float() for score, level in zip(self.score, levels, strict=True))
+        for scores in others:
+            total = total + F.interpolate(scores, size=total.shape[-2:], mode="bilinear", align_corners=False)
+        return total

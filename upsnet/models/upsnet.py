@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from upsnet.losses import mask_loss, pixel_loss, roi_pixel_loss
+from upsnet.losses import mask_loss, pixel_loss, roi_pixel_loss, upsampled_pixel_loss
 from upsnet.models.backbone import ResNet
 from upsnet.models.fpn import FPN
 from upsnet.models.instance_head import DetectionRule, InstanceHead
@@ -25,6 +24,15 @@ from upsnet.structures import Detections, PanopticBatch, PanopticOutput, Panopti
 
 ROI_STRIDES = (4, 8, 16, 32)
 SEMANTIC_ROI_BINS = 28
+
+
+@dataclass(frozen=True)
+class TrueMasks:
+    """What the mask branch says in true boxes: logits float32 [B, P, M, M] of slots int64 [B, P]; keep: bool [B, P]."""
+
+    logits: Tensor
+    slots: Tensor
+    keep: Tensor
 
 
 class UPSNet(nn.Module):
@@ -109,17 +117,20 @@ class UPSNet(nn.Module):
         truth = batch.target
         levels = self.features(batch.images, batch.image_sizes)
         losses: dict[str, Tensor] = {}
-        semantic_logits = None
-        if self.semantic_head is not None:
-            semantic_logits = self.semantic_head(levels[:4])
-            losses |= self._semantic_losses(semantic_logits, truth)
+        masks = None
+        # Backward runs in the reverse order: the semantic head, computed last, is freed before the masks need room.
         if self.rpn is not None and self.instance_head is not None:
-            losses |= self._instance_losses(levels, batch.image_sizes, semantic_logits, truth)
+            losses, masks = self._instance_losses(self.rpn, self.instance_head, levels, batch.image_sizes, truth)
+        if self.semantic_head is not None:
+            logits = self.semantic_head(levels[:4])
+            losses |= self._semantic_losses(logits, truth)
+            if masks is not None:
+                inputs = self.panoptic_head.loss_inputs(logits, masks.logits, masks.slots, masks.keep, truth)
+                losses["loss_panoptic"] = pixel_loss(*inputs, ignore=NOTHING, over_ignored=self.loss_over_ignored)
         return losses
 
     def _semantic_losses(self, logits: Tensor, truth: PanopticTarget) -> dict[str, Tensor]:
-        full = F.interpolate(logits, scale_factor=STRIDE, mode="bilinear", align_corners=False)
-        losses = {"loss_semantic": pixel_loss(full, truth.semantic_map)}
+        losses = {"loss_semantic": upsampled_pixel_loss(logits, truth.semantic_map, STRIDE)}
         if self.loss_weights["loss_semantic_roi"] > 0:
             # Pooling the scores instead of the features gives the same numbers: the 1x1 convolution is linear.
             layout = FeatureLayout.of([logits], ROI_STRIDES[:1], self.roi_convention)
@@ -132,21 +143,18 @@ class UPSNet(nn.Module):
         return losses
 
     def _instance_losses(
-        self, levels: list[Tensor], image_sizes: Tensor, semantic_logits: Tensor | None, truth: PanopticTarget
-    ) -> dict[str, Tensor]:
-        assert self.rpn is not None
-        assert self.instance_head is not None
-        head = self.instance_head
-        proposed = self.rpn(levels[: len(self.rpn.anchors.strides)])
-        losses = self.rpn.losses(proposed, image_sizes, truth)
-        rois = head.sample(*self.rpn.propose(proposed, image_sizes), truth)
+        self, rpn: RPN, head: InstanceHead, levels: list[Tensor], image_sizes: Tensor, truth: PanopticTarget
+    ) -> tuple[dict[str, Tensor], TrueMasks | None]:
+        proposed = rpn(levels[: len(rpn.anchors.strides)])
+        losses = rpn.losses(proposed, image_sizes, truth)
+        rois = head.sample(*rpn.propose(proposed, image_sizes), truth)
         layout = FeatureLayout.of(levels[:4], ROI_STRIDES, self.roi_convention)
         losses |= head.box_losses(*head.box_outputs(layout, rois.boxes), rois, truth)
 
         # The mask branch runs once, over the foreground RoIs and the true boxes of the panoptic loss.
-        boxes, labels, slots = (t[:, : head.max_positive] for t in (rois.boxes, rois.labels, rois.slots))
+        boxes, labels, slots = (t[:, : head.mask_slots] for t in (rois.boxes, rois.labels, rois.slots))
         count = boxes.shape[1]
-        with_panoptic = semantic_logits is not None and self.loss_weights["loss_panoptic"] > 0
+        with_panoptic = self.semantic_head is not None and self.loss_weights["loss_panoptic"] > 0
         if with_panoptic:
             shown, keep = self.panoptic_head.sample(truth)
             boxes = torch.cat([boxes, gather_rows(truth.boxes, shown)], 1)
@@ -154,11 +162,7 @@ class UPSNet(nn.Module):
         masks = head.mask_logits(layout, boxes, labels)
         targets = mask_targets(truth, boxes[:, :count], slots, masks.shape[-1])
         losses["loss_mask"] = mask_loss(masks[:, :count], targets, labels[:, :count] > 0)
-        if with_panoptic:
-            assert semantic_logits is not None
-            inputs = self.panoptic_head.loss_inputs(semantic_logits, masks[:, count:], shown, keep, truth)
-            losses["loss_panoptic"] = pixel_loss(*inputs, ignore=NOTHING, over_ignored=self.loss_over_ignored)
-        return losses
+        return losses, TrueMasks(masks[:, count:], shown, keep) if with_panoptic else None
 
     @torch.no_grad()
     def predict(

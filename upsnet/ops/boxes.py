@@ -59,7 +59,7 @@ def box_area(boxes: Tensor) -> Tensor:
 
 
 def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
-    """IoU float32 [B, N, M] of boxes [B, N, 4] and [B or 1, M, 4]; 0 for empty boxes."""
+    """IoU float32 [..., N, M] of boxes [..., N, 4] and [..., M, 4]; 0 for empty boxes."""
     ax1, ay1, ax2, ay2 = a[..., :, None, :].unbind(-1)
     bx1, by1, bx2, by2 = b[..., None, :, :].unbind(-1)
     width = torch.minimum(ax2, bx2).sub_(torch.maximum(ax1, bx1)).clamp_(min=0)

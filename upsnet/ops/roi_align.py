@@ -101,7 +101,7 @@ def roi_align(
     weight = y_weight[:, :, :, None, :, None] * x_weight[:, :, None, :, None, :]
     taps = 4 * sampling_ratio**2
     pooled = F.embedding_bag(
-        cell.reshape(-1, taps), layout.table, per_sample_weights=weight.reshape(-1, taps), mode="sum"
+        cell.int().reshape(-1, taps), layout.table, per_sample_weights=weight.reshape(-1, taps), mode="sum"
     )
     return pooled.reshape(-1, output_size, output_size, layout.table.shape[1]).permute(0, 3, 1, 2)
 
