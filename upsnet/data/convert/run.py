@@ -24,7 +24,7 @@ from upsnet.data.convert.summary import Summary
 from upsnet.data.panoptic_png import write_panoptic_png
 from upsnet.data.parallel import in_order
 from upsnet.data.predictions import truth_rows
-from upsnet.files import write_json
+from upsnet.files import link_or_copy, save_upright, write_json
 
 CLASSES_FILE = "classes.yaml"
 
@@ -65,7 +65,7 @@ class _Conversion:
             picture, layers.size, applies_exif=applies_exif, annotation=f"the annotation of {item.name}"
         )
         made = compose(layers, classes.categories, classes.background, self.on_top)
-        pictures.place(picture, self.folder / split / item.name, turn=turn)
+        (save_upright if turn else link_or_copy)(picture.path, self.folder / split / item.name)
         write_panoptic_png(self.folder / "annotations" / f"panoptic_{split}" / _png_name(item), made.segment_map)
         rows = truth_rows(made.segment_map, made.classes, made.is_crowd, classes.categories)
         undecided = picture.orientation != 1 and picture.stored == picture.upright and not applies_exif
