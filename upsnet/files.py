@@ -49,13 +49,13 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
-    """Reads a JSON file; `object_hook` as in `json.loads`.
+    """Reads a JSON file in UTF-8, with or without a byte order mark; `object_hook` as in `json.loads`.
 
     Raises:
         FileNotFoundError, ValueError: the file is missing or is no JSON; the message names it.
     """
     try:
-        return json.loads(path.read_text(), object_hook=object_hook)
+        return json.loads(path.read_text(encoding="utf-8-sig"), object_hook=object_hook)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
