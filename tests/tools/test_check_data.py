@@ -80,6 +80,22 @@ def test_without_a_config(run_tool, root):
     assert "data: 4 of 4 images can be used, 20 segments, 12 instances" in out
 
 
+def test_a_json_of_instances_is_told_from_a_panoptic_one(run_tool, root, config):
+    path = json_of(root)
+    document = json.loads(path.read_text())
+    document["annotations"] = [{"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[1, 1, 5, 1, 5, 5]]}]
+    document["categories"] = [{"id": 1, "name": "cat"}]
+    path.write_text(json.dumps(document))
+    for args in (
+        ("check_data", "--images", root / "train", "--annotations", path),
+        ("train", "--config", config, "--output", root / "run"),
+        ("evaluate", "--gt", path, "--pred", path, "--output", root / "scores"),
+    ):
+        code, _, err = run_tool(*args)
+        assert code == 2
+        assert "a COCO instance JSON, expected a panoptic one" in err
+
+
 def test_a_generated_data_set_is_examined(run_tool, tiny_yaml):
     code, out, err = run_tool("check_data", "--config", tiny_yaml, "--split", "val")
     assert code == 0, err
