@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils.data._utils import signal_handling
 
 from upsnet.data.coco import CocoPanoptic, PanopticJson
 from upsnet.data.loader import test_loader as make_test_loader
@@ -130,6 +131,44 @@ def test_a_worker_that_dies_is_named_with_the_file_it_read(root, make_config, ki
     assert "data.num_workers" in str(error.value)
     with pytest.raises(ChildProcessError, match=r"while reading 000005\.png"):
         list(make_test_loader(open_root(root, kind), make_config("data.num_workers=1").data, batch_size=2))
+
+
+def test_batches_can_be_read_again(root, make_config):
+    batches = batches_of(open_root(root), make_config, workers=2, stop=3)
+    first, second = list(batches), list(batches)
+    assert [batch.file_names for batch in first] == [batch.file_names for batch in second]
+
+
+class Signalling(CocoPanoptic):
+    """Tells the parent as an ending child would."""
+
+    def read(self, index, reduction=1):
+        os.kill(os.getppid(), signal.SIGCHLD)
+        return super().read(index, reduction)
+
+
+def test_a_handler_of_the_program_is_called_while_waiting_and_stays(root, make_config, monkeypatch):
+    monkeypatch.setattr(signal_handling, "_SIGCHLD_handler_set", False)  # as in a process without a loader so far
+    calls = []
+
+    def mine(*_):
+        calls.append(signal.getsignal(signal.SIGCHLD) is not mine)
+
+    before = signal.signal(signal.SIGCHLD, mine)
+    try:
+        list(batches_of(open_root(root, Signalling), make_config, workers=1))
+        assert any(calls), "while ours waited"
+        assert signal.getsignal(signal.SIGCHLD) is mine
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def test_the_last_image_has_the_number_minus_one(root):
+    data = open_root(root)
+    assert data[-1].file_name == data[NUM_IMAGES - 1].file_name
+    np.testing.assert_array_equal(data[-1].segment_map, data[NUM_IMAGES - 1].segment_map)
+    with pytest.raises(IndexError):
+        data[NUM_IMAGES]
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux")
