@@ -15,7 +15,10 @@ from upsnet.data.coco import CocoPanoptic, PanopticJson
 from upsnet.data.loader import test_loader as make_test_loader
 from upsnet.data.loader import train_loader
 from upsnet.data.predictions import write_samples
+from upsnet.data.reading import BeingRead, TrainingItems
 from upsnet.data.shapes import CATEGORIES, Shapes
+from upsnet.data.transforms import Augmentation
+from upsnet.structures import Sample
 
 NUM_IMAGES = 12
 
@@ -86,6 +89,25 @@ def test_too_many_unreadable_files_end_the_training(root, make_config, workers):
     assert all(f"{index:06d}.png" in str(error.value) for index in (1, 4, 5))
 
 
+class Mixed(Shapes):
+    """Wide and tall images by turns, of which the first six cannot be read."""
+
+    sizes = [(8, 16), (16, 8)] * 6
+
+    def __getitem__(self, index):
+        if index < 6:
+            raise ValueError("unreadable")
+        ids = np.ones(self.sizes[index], dtype=np.int32)
+        return Sample(np.zeros((*ids.shape, 3), np.uint8), ids, np.array([0]), np.array([False]), index, "x")
+
+
+def test_an_image_is_replaced_by_one_of_its_orientation():
+    items = TrainingItems(Mixed(NUM_IMAGES), Augmentation(), 0, Mixed.sizes, 10, BeingRead(0))
+    for index in range(6):
+        found = {items[epoch, index].sample.image_id for epoch in range(20)}
+        assert found == {number for number in range(6, 12) if number % 2 == index % 2}
+
+
 def test_a_data_set_without_a_readable_image_says_so(root, make_config):
     damage(root, pictures=range(NUM_IMAGES))
     with pytest.raises(ValueError, match="12 training images cannot be read, expected one of their orientation to be"):
@@ -131,6 +153,12 @@ def test_a_worker_that_dies_is_named_with_the_file_it_read(root, make_config, ki
     assert "data.num_workers" in str(error.value)
     with pytest.raises(ChildProcessError, match=r"while reading 000005\.png"):
         list(make_test_loader(open_root(root, kind), make_config("data.num_workers=1").data, batch_size=2))
+
+
+def test_a_worker_that_dies_of_a_replacement_is_named_with_that(root, make_config):
+    damage(root, pictures=[index for index in range(NUM_IMAGES) if index != 5])
+    with pytest.raises(ChildProcessError, match=r"while reading 000005\.png:"):
+        list(batches_of(open_root(root, Deadly), make_config, workers=1, limit=100))
 
 
 def test_batches_can_be_read_again(root, make_config):

@@ -228,8 +228,8 @@ class Batches:
         if dead:
             names, pids = ", ".join(map(self._name, sorted(set(dead.values())))), ", ".join(map(str, dead))
             raise ChildProcessError(
-                f"data worker {pids} ended while reading {names}: killed, perhaps for want of memory, or crashed by "
-                "the file. Lower data.num_workers, or look at the file"
+                f"data worker {pids} ended while reading {names}: killed, perhaps for want of memory or of room in "
+                "/dev/shm (docker run --ipc=host), or crashed by the file. Lower data.num_workers, or look at the file"
             )
 
     def _name(self, index: int) -> str:
