@@ -159,6 +159,12 @@ def test_crop_has_its_size_or_the_whole_image(sample):
     assert augmented(sample, T.JitterCrop((400, 400), (0.5, 0.5))).size == (133, 200)
 
 
+def test_crops_reach_every_window():
+    plan = T.Augmentation([T.JitterCrop((8, 8), (1.5, 1.5))]).plan
+    corners = {plan((8, 8), np.random.default_rng(seed)).corner for seed in range(200)}
+    assert corners == {(top, left) for top in range(5) for left in range(5)}
+
+
 class Fixed:
     """A generator that draws what it is told."""
 
