@@ -16,6 +16,7 @@ from upsnet.data.cityscapes import Cityscapes, read_truth
 from upsnet.data.known_categories import known_categories
 from upsnet.data.loader import open_dataset
 from upsnet.data.panoptic_png import read_panoptic_png
+from upsnet.data.reading import FileDataset
 
 from .cityscapes_tree import SPLITS, save, write_tree
 
@@ -70,6 +71,8 @@ def test_samples_have_the_models_channels_and_the_names_of_the_images(root):
     for i in range(3):
         sample = data[i]
         assert data.size(i) == sample.size == sample.image.shape[:2] == (64, 128)
+        assert isinstance(data, FileDataset)
+        assert data.file_name(i) == sample.file_name
         present = np.unique(sample.segment_map)
         assert present[present > 0].tolist() == list(range(1, len(sample.classes) + 1))
         kinds |= set(zip((sample.classes >= data.categories.num_stuff).tolist(), sample.is_crowd.tolist(), strict=True))

@@ -9,12 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils.data._utils import signal_handling
 
 from upsnet.data.coco import CocoPanoptic, PanopticJson
 from upsnet.data.loader import test_loader as make_test_loader
 from upsnet.data.loader import train_loader
 from upsnet.data.predictions import write_samples
+from upsnet.data.reading import BeingRead, TrainingItems
 from upsnet.data.shapes import CATEGORIES, Shapes
+from upsnet.data.transforms import Augmentation, JitterCrop
+from upsnet.structures import Sample
 
 NUM_IMAGES = 12
 
@@ -85,6 +89,34 @@ def test_too_many_unreadable_files_end_the_training(root, make_config, workers):
     assert all(f"{index:06d}.png" in str(error.value) for index in (1, 4, 5))
 
 
+class Mixed(Shapes):
+    """Wide and tall images by turns, of which the first six cannot be read."""
+
+    sizes = [(8, 16), (16, 8)] * 6
+
+    def __getitem__(self, index):
+        if index < 6:
+            raise ValueError("unreadable")
+        ids = np.ones(self.sizes[index], dtype=np.int32)
+        return Sample(np.zeros((*ids.shape, 3), np.uint8), ids, np.array([0]), np.array([False]), index, "x")
+
+
+def test_an_image_is_replaced_by_one_of_its_orientation():
+    items = TrainingItems(Mixed(NUM_IMAGES), Augmentation(), 0, Mixed.sizes, 10, BeingRead(0))
+    for index in range(6):
+        found = {items[epoch, index].sample.image_id for epoch in range(20)}
+        assert found == {number for number in range(6, 12) if number % 2 == index % 2}
+
+
+def test_an_image_is_augmented_anew_in_each_epoch():
+    augmentation = Augmentation([JitterCrop((32, 32), (1.5, 2.0))])
+    items = TrainingItems(Shapes(2, (48, 64)), augmentation, 0, [(48, 64)] * 2, 0, BeingRead(0))
+    first, again, later = items[0, 1], items[0, 1], items[1, 1]
+    assert first.seed == again.seed != later.seed
+    np.testing.assert_array_equal(first.sample.image, again.sample.image)
+    assert not np.array_equal(first.sample.image, later.sample.image)
+
+
 def test_a_data_set_without_a_readable_image_says_so(root, make_config):
     damage(root, pictures=range(NUM_IMAGES))
     with pytest.raises(ValueError, match="12 training images cannot be read, expected one of their orientation to be"):
@@ -130,6 +162,50 @@ def test_a_worker_that_dies_is_named_with_the_file_it_read(root, make_config, ki
     assert "data.num_workers" in str(error.value)
     with pytest.raises(ChildProcessError, match=r"while reading 000005\.png"):
         list(make_test_loader(open_root(root, kind), make_config("data.num_workers=1").data, batch_size=2))
+
+
+def test_a_worker_that_dies_of_a_replacement_is_named_with_that(root, make_config):
+    damage(root, pictures=[index for index in range(NUM_IMAGES) if index != 5])
+    with pytest.raises(ChildProcessError, match=r"while reading 000005\.png:"):
+        list(batches_of(open_root(root, Deadly), make_config, workers=1, limit=100))
+
+
+def test_batches_can_be_read_again(root, make_config):
+    batches = batches_of(open_root(root), make_config, workers=2, stop=3)
+    first, second = list(batches), list(batches)
+    assert [batch.file_names for batch in first] == [batch.file_names for batch in second]
+
+
+class Signalling(CocoPanoptic):
+    """Tells the parent as an ending child would."""
+
+    def read(self, index, reduction=1):
+        os.kill(os.getppid(), signal.SIGCHLD)
+        return super().read(index, reduction)
+
+
+def test_a_handler_of_the_program_is_called_while_waiting_and_stays(root, make_config, monkeypatch):
+    monkeypatch.setattr(signal_handling, "_SIGCHLD_handler_set", False)  # as in a process without a loader so far
+    calls = []
+
+    def mine(*_):
+        calls.append(signal.getsignal(signal.SIGCHLD) is not mine)
+
+    before = signal.signal(signal.SIGCHLD, mine)
+    try:
+        list(batches_of(open_root(root, Signalling), make_config, workers=1))
+        assert any(calls), "while ours waited"
+        assert signal.getsignal(signal.SIGCHLD) is mine
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def test_the_last_image_has_the_number_minus_one(root):
+    data = open_root(root)
+    assert data[-1].file_name == data[NUM_IMAGES - 1].file_name
+    np.testing.assert_array_equal(data[-1].segment_map, data[NUM_IMAGES - 1].segment_map)
+    with pytest.raises(IndexError):
+        data[NUM_IMAGES]
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux")

@@ -103,6 +103,16 @@ def test_planned_pixels_are_those_of_the_steps_one_by_one(size):
     np.testing.assert_array_equal(whole.apply(sample).image, T.resize_image(sample.image, (100, 140)))
 
 
+@pytest.mark.parametrize("size", [(90, 131), (128, 160)])
+def test_a_window_at_the_border_is_that_of_the_whole_picture(size):
+    sample, scaled, window = natural(size), (size[0] * 5, size[1] * 5), (40, 56)
+    for corner in ((0, 0), (scaled[0] - 40, 0), (0, scaled[1] - 56), (scaled[0] - 40, scaled[1] - 56)):
+        geometry = T.Geometry(size, scaled, corner, window)
+        out, (image, ids) = geometry.apply(sample), step_by_step(geometry, sample)
+        np.testing.assert_array_equal(out.segment_map, ids)
+        assert np.abs(out.image.astype(int) - image).max() <= 1
+
+
 @pytest.mark.parametrize("size", [(256, 384), (251, 379)])
 @pytest.mark.parametrize("factor", [2, 4])
 def test_a_picture_read_smaller_lies_where_the_whole_one_does(size, factor):
@@ -147,6 +157,12 @@ def test_short_side_respects_the_maximum():
 def test_crop_has_its_size_or_the_whole_image(sample):
     assert augmented(sample, T.JitterCrop((16, 16), (1.5, 1.5))).size == (16, 16)
     assert augmented(sample, T.JitterCrop((400, 400), (0.5, 0.5))).size == (133, 200)
+
+
+def test_crops_reach_every_window():
+    plan = T.Augmentation([T.JitterCrop((8, 8), (1.5, 1.5))]).plan
+    corners = {plan((8, 8), np.random.default_rng(seed)).corner for seed in range(200)}
+    assert corners == {(top, left) for top in range(5) for left in range(5)}
 
 
 class Fixed:

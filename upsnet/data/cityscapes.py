@@ -165,7 +165,19 @@ class Cityscapes:
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"{path}: cannot be read as an image ({error})") from None
 
+    def file_name(self, index: int) -> str:
+        """The picture's file."""
+        return self.pictures[index].name
+
     def __getitem__(self, index: int) -> Sample:
+        return self.read(index)
+
+    def read(self, index: int, reduction: int = 1) -> Sample:
+        """One image, always whole: a PNG has no smaller size to read.
+
+        Raises:
+            FileNotFoundError, ValueError: a file cannot be read, or the two have different sizes.
+        """
         path = self.pictures[index]
         image, truth = read_image(path, apply_exif=False), read_truth(self.truth[index])
         if image.shape[:2] != truth.segment_map.shape:

@@ -215,6 +215,7 @@ class CocoPanoptic:
             FileNotFoundError, ValueError: the picture or the PNG cannot be read, or they contradict each other or the
                 JSON; the message names the file.
         """
+        index = range(len(self))[index]  # -1 is the last, too
         file_name, annotation = self.file_name(index), self.truth.annotations.at(index)
         image = read_image(self.image_dir / file_name, apply_exif=False, reduction=reduction)
         segment_map = self.truth.map_of(annotation)

@@ -72,6 +72,10 @@ class BeingRead:
         if worker is not None:
             self.table.numpy()[worker.id] = os.getpid(), index
 
+    def forget(self) -> None:
+        """Called before new workers start: those before them are gone, and need not be missed."""
+        self.table.fill_(-1)
+
     def by_process(self) -> dict[int, int]:
         """Process id -> index of the image that it read last."""
         return {pid: index for pid, index in self.table.tolist() if pid != -1}
@@ -182,12 +186,21 @@ class Batches:
 
     def __iter__(self) -> Iterator[PanopticBatch]:
         has_signal = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
+        before = _handler_without_torch() if has_signal else None  # now: torch wraps its own around the program's
+
+        def notice(*arguments: Any) -> None:
+            try:
+                self._require_workers()
+            finally:
+                if callable(before):
+                    before(*arguments)
+
+        self.being_read.forget()
         batches = iter(self.loader)
-        before = _handler_without_torch() if has_signal else None
         for _ in range(len(self.loader)):
             self._require_workers()
             if has_signal:
-                signal.signal(signal.SIGCHLD, lambda *_: self._require_workers())
+                signal.signal(signal.SIGCHLD, notice)
             try:
                 batch = next(batches)
             except (RuntimeError, ConnectionError, EOFError):  # of torch, or for a batch that went with its worker
@@ -215,8 +228,8 @@ class Batches:
         if dead:
             names, pids = ", ".join(map(self._name, sorted(set(dead.values())))), ", ".join(map(str, dead))
             raise ChildProcessError(
-                f"data worker {pids} ended while reading {names}: killed, perhaps for want of memory, or crashed by "
-                "the file. Lower data.num_workers, or look at the file"
+                f"data worker {pids} ended while reading {names}: killed, perhaps for want of memory or of room in "
+                "/dev/shm (docker run --ipc=host), or crashed by the file. Lower data.num_workers, or look at the file"
             )
 
     def _name(self, index: int) -> str:

@@ -103,8 +103,8 @@ def _require_files(dataset: CocoPanoptic) -> None:
     """Lists each folder once instead of asking for each file."""
     truth = dataset.truth
     for folder, names, what in (
-        (dataset.image_dir, [truth.images[i].file_name for i in dataset.image_ids], "image"),
-        (truth.png_dir, [truth.annotations[i].file_name for i in dataset.image_ids], "panoptic PNG"),
+        (dataset.image_dir, map(truth.images.file_name, dataset.image_ids), "image"),
+        (truth.png_dir, map(truth.annotations.file_name, dataset.image_ids), "panoptic PNG"),
     ):
         there: dict[Path, set[str]] = {}
         for path in (folder / name for name in names):

@@ -46,5 +46,20 @@ def test_blocks_change_nothing(monkeypatch):
     assert {second for _, second in whole} == {(0, row) for row in range(7, 12)} | {(1, row) for row in range(8)}
 
 
+def test_of_many_pictures_alike_each_is_read_with_the_one_it_resembles_most(monkeypatch):
+    monkeypatch.setattr(duplicates, "BLOCK", 3)
+    scene, rng = smooth(0), np.random.default_rng(0)
+    frames = [np.clip(scene + rng.normal(0, 5, scene.shape), 0, 255).astype(np.uint8) for _ in range(12)]
+    prints, reads = [fingerprint(frame) for frame in frames], []
+
+    def read(_, row):
+        reads.append(row)
+        return frames[row]
+
+    found = find_twins([[p[0] for p in prints]], [[p[1] for p in prints]], read)
+    assert [(twin.second, twin.kind) for twin in found] == [((0, row), "alike") for row in range(1, 12)]
+    assert len(reads) == 2 * len(found)
+
+
 def test_nothing_to_compare():
     assert twins([None], []) == {}

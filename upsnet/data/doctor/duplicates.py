@@ -18,7 +18,8 @@ COARSE_ALIKE = 0.98
 """The same at half the side, which is where candidates are sought."""
 FLAT = 3.0
 """Grey levels of standard deviation under which a thumbnail shows nothing to compare."""
-BLOCK = 2048
+BLOCK = 128
+"""Images that are compared with all others at once."""
 
 
 class Twins(NamedTuple):
@@ -76,21 +77,16 @@ def _alike(thumbnails: npt.NDArray[np.float32], splits: npt.NDArray[np.int64]) -
     coarse, fine = _standardised(half), _standardised(thumbnails)
     found = set()
     for split in np.unique(splits).tolist():
-        earlier = np.flatnonzero(splits == split)
-        later = np.flatnonzero(splits >= split)
-        for at in range(0, len(later), BLOCK):
-            rows = later[at : at + BLOCK]
-            for start in range(0, len(earlier), BLOCK):
-                columns = earlier[start : start + BLOCK]
-                likeness = coarse[rows] @ coarse[columns].T
-                likeness[rows[:, None] <= columns] = -1
-                best = likeness.argmax(1)
-                close = np.flatnonzero(likeness[np.arange(len(rows)), best] >= COARSE_ALIKE)
-                found |= {
-                    (int(rows[i]), int(columns[best[i]]))
-                    for i in close
-                    if fine[rows[i]] @ fine[columns[best[i]]] >= ALIKE
-                }
+        first, end = np.searchsorted(splits, (split, split + 1)).tolist()
+        for at in range(first + 1, len(splits), BLOCK):
+            rows = np.arange(at, min(at + BLOCK, len(splits)))
+            columns = np.arange(first, min(end, rows[-1]))
+            likeness = coarse[at : rows[-1] + 1] @ coarse[first : columns[-1] + 1].T
+            likeness[rows[:, None] <= columns] = -1
+            best = likeness.argmax(1)
+            close = np.flatnonzero(likeness.max(1) >= COARSE_ALIKE)
+            pairs = zip(rows[close].tolist(), columns[best[close]].tolist(), strict=True)
+            found |= {(row, column) for row, column in pairs if fine[row] @ fine[column] >= ALIKE}
     return found
 
 
