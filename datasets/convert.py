@@ -20,6 +20,7 @@ Pictures are hard-linked where the disk allows it, else copied. Nothing is left 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from upsnet.data.convert.classes import ClassOptions, parse_stuff
@@ -27,7 +28,7 @@ from upsnet.data.convert.coco_instances import CocoInstances
 from upsnet.data.convert.id_pngs import IdPngs
 from upsnet.data.convert.labelme import LabelMe
 from upsnet.data.convert.mask_files import MaskFiles
-from upsnet.data.convert.run import convert, split_by_name
+from upsnet.data.convert.run import MistakesError, convert, split_by_name
 from upsnet.data.convert.source import Source
 from upsnet.errors import run_tool
 
@@ -43,7 +44,11 @@ def main() -> None:
         splits = [args.split] * len(source.items)
     else:
         splits = split_by_name([item.name for item in source.items], args.split_val, args.seed)
-    summary = convert(source, args.output, splits, on_top=args.overlap, workers=args.workers)
+    try:
+        summary = convert(source, args.output, splits, on_top=args.overlap, workers=args.workers)
+    except MistakesError as error:
+        print("\n".join(f"mistake: {line}" for line in error.lines), file=sys.stderr)
+        raise
     print("\n".join(summary.lines()))
     print(f"written: {args.output}")
 
@@ -95,7 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     ids.set_defaults(stuff=None)
     labelme = forms.add_parser("labelme", parents=[common, stuff], help="LabelMe's JSON files")
     labelme.add_argument("--annotations", type=Path, required=True, help="folder of the JSON files")
-    labelme.add_argument("--images", type=Path, help="folder of the pictures (default: where the files say)")
+    labelme.add_argument(
+        "--images", type=Path, help="folder of the pictures (default: where the files say, or beside them)"
+    )
     masks = forms.add_parser("masks", parents=[common, stuff], help="one mask file an instance")
     masks.add_argument(
         "--images", type=Path, required=True, help="folder of the pictures, or of STEM/images + STEM/masks"

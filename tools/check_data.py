@@ -11,6 +11,8 @@ Exit code: 0 without errors (there may be warnings), 1 with errors, 2 if argumen
 from __future__ import annotations
 
 import argparse
+import json
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -89,8 +91,9 @@ def _tell_use(diagnosis: Diagnosis, folder: Path) -> None:
     """Prints the overrides with which a run reads the copy."""
     for split in diagnosis.splits:
         name = split.name if split.name == "val" else "train"
-        places = f"image_dir: {folder / split.name}, annotation_file: {annotations_of(folder, split.name)}"
-        print(f"use it: 'data.{name}={{format: coco, {places}}}'")
+        places = {"image_dir": folder / split.name, "annotation_file": annotations_of(folder, split.name)}
+        quoted = ", ".join(f"{key}: {json.dumps(str(path), ensure_ascii=False)}" for key, path in places.items())
+        print("use it:", shlex.quote(f"data.{name}={{format: coco, {quoted}}}"))
 
 
 def _draw(diagnosis: Diagnosis, folder: Path, count: int) -> None:

@@ -1,9 +1,10 @@
-"""Reading pictures and writing files that are either whole or not there."""
+"""Reading and placing pictures, and writing files that are either whole or not there."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,9 +13,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm"})
+JPEG_QUALITY = 95
+"""Of photographs that are turned."""
 
 
 @contextmanager
@@ -56,13 +59,13 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
-    """Reads a JSON file; `object_hook` as in `json.loads`.
+    """Reads a JSON file in UTF-8, with or without a byte order mark; `object_hook` as in `json.loads`.
 
     Raises:
         FileNotFoundError, ValueError: the file is missing or is no JSON; the message names it.
     """
     try:
-        return json.loads(path.read_text(), object_hook=object_hook)
+        return json.loads(path.read_text(encoding="utf-8-sig"), object_hook=object_hook)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -108,3 +111,27 @@ def read_image(path: Path, *, apply_exif: bool, reduction: int = 1) -> npt.NDArr
         raise FileNotFoundError(f"{path}: no such image") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: cannot be read as an image ({error})") from None
+
+
+def exif_orientation(image: Image.Image) -> int:
+    """The EXIF orientation of an open picture, 1 to 8; 1 (as stored) where it has none or nonsense."""
+    value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return int(value) if value in range(1, 9) else 1
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Makes `target` a hard link to `source`, or a copy where the disk allows none."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source.resolve(), target)
+    except OSError:  # another disk, or one without links
+        with atomic_path(target) as path:
+            shutil.copyfile(source, path)
+
+
+def save_upright(source: Path, target: Path) -> None:
+    """Writes a picture turned as its EXIF orientation says, in its own format."""
+    with Image.open(source) as image, atomic_path(target) as path:
+        kind = "JPEG" if image.format == "MPO" else image.format  # MPO: a JPEG of telephones, with a second picture
+        options = {"quality": JPEG_QUALITY, "subsampling": 0} if kind == "JPEG" else {}
+        ImageOps.exif_transpose(image).save(path, format=kind, **options)

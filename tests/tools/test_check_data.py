@@ -1,6 +1,7 @@
 """`tools/check_data.py` as a user meets it, on planted faults and on real data."""
 
 import json
+import shlex
 from collections import Counter
 
 import cv2
@@ -53,7 +54,7 @@ def test_errors_are_a_table_a_file_pictures_and_exit_code_1(run_tool, root, conf
         "--num-overlays",
         2,
         "--fix",
-        tmp_path / "f",
+        tmp_path / "a copy, ü: 'x'",
     )
     assert code == 1
     lines = out.splitlines()
@@ -68,9 +69,8 @@ def test_errors_are_a_table_a_file_pictures_and_exit_code_1(run_tool, root, conf
     assert {p.parent.name for p in (tmp_path / "o").rglob("*.jpg")} == {"train", "val"}
     with Image.open(next((tmp_path / "o/train").glob("000_*.jpg"))) as picture:
         assert picture.size == (96, 64)
-    folder = tmp_path / "f"
-    fixed = [f"data.{name}.image_dir={folder / name}" for name in ("train", "val")]
-    fixed += [f"data.{name}.annotation_file={json_of(folder, name)}" for name in ("train", "val")]
+    fixed = [shlex.split(line.removeprefix("use it: "))[0] for line in lines if line.startswith("use it: ")]
+    assert [text.partition("=")[0] for text in fixed] == ["data.train", "data.val"]
     assert run_tool(*start, *fixed)[0] == 0
 
 
@@ -78,6 +78,22 @@ def test_without_a_config(run_tool, root):
     code, out, err = run_tool("check_data", "--images", root / "train", "--annotations", json_of(root))
     assert code == 0, err
     assert "data: 4 of 4 images can be used, 20 segments, 12 instances" in out
+
+
+def test_a_json_of_instances_is_told_from_a_panoptic_one(run_tool, root, config):
+    path = json_of(root)
+    document = json.loads(path.read_text())
+    document["annotations"] = [{"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[1, 1, 5, 1, 5, 5]]}]
+    document["categories"] = [{"id": 1, "name": "cat"}]
+    path.write_text(json.dumps(document))
+    for args in (
+        ("check_data", "--images", root / "train", "--annotations", path),
+        ("train", "--config", config, "--output", root / "run"),
+        ("evaluate", "--gt", path, "--pred", path, "--output", root / "scores"),
+    ):
+        code, _, err = run_tool(*args)
+        assert code == 2
+        assert "a COCO instance JSON, expected a panoptic one" in err
 
 
 def test_a_generated_data_set_is_examined(run_tool, tiny_yaml):

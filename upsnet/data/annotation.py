@@ -6,6 +6,7 @@ import math
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,6 +53,19 @@ class SegmentColumns(NamedTuple):
     def take(self, kept: list[int]) -> SegmentColumns:
         """Some of the rows."""
         return SegmentColumns(*([column[i] for i in kept] if len(column) else () for column in self))
+
+
+def require_panoptic(path: Path, rows: Any) -> None:
+    """Tells a COCO instance JSON from a panoptic one, by the first of its `annotations`.
+
+    Raises:
+        ValueError: it is one of instances.
+    """
+    first = rows[0] if isinstance(rows, list) and rows else None
+    if isinstance(first, dict) and "segmentation" in first and "segments_info" not in first:
+        raise ValueError(
+            f"{path}: a COCO instance JSON, expected a panoptic one; `python datasets/convert.py coco` makes that of it"
+        )
 
 
 def pack_segments(row: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from upsnet.data.annotation import Annotation, ImageFile, SegmentColumns, pack_segments
+from upsnet.data.annotation import Annotation, ImageFile, SegmentColumns, pack_segments, require_panoptic
 from upsnet.data.categories import CategorySet
 from upsnet.data.packed import Annotations, ImageFiles
 from upsnet.data.panoptic_png import MAX_ID, read_panoptic_png
@@ -76,6 +76,7 @@ class PanopticJson:
         absent = [key for key in needed if needed[key] and (not isinstance(document, dict) or key not in document)]
         if absent:
             raise ValueError(f"{path}: no {', '.join(absent)}, expected a COCO-panoptic JSON")
+        require_panoptic(path, document["annotations"])
         self.categories = categories or CategorySet.from_json(document["categories"], source=str(path))
         self.images = image_files(path, document["images"]) if images is None else images
         _require_rows(path, "annotations", document["annotations"])

@@ -125,7 +125,8 @@ def write_classes(path: Path, categories: CategorySet) -> None:
     """Writes a classes file, atomically."""
     rows = [{key: row[key] for key in ("name", "id", "isthing", "color")} for row in categories.to_json()]
     with atomic_path(path) as temporary:
-        temporary.write_text(yaml.safe_dump(rows, sort_keys=False, allow_unicode=True, default_flow_style=None))
+        text = yaml.safe_dump(rows, sort_keys=False, allow_unicode=True, default_flow_style=None)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def require_same_classes(path: Path, categories: CategorySet) -> None:
@@ -145,7 +146,7 @@ def require_same_classes(path: Path, categories: CategorySet) -> None:
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
     try:
-        rows = yaml.safe_load(path.read_text())
+        rows = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such classes file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

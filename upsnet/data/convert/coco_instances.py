@@ -49,7 +49,8 @@ class CocoInstances:
         require_folder(images, "pictures")
         if semantic is not None:
             require_folder(semantic, "maps of classes")
-        names = self._category_names(document["categories"])
+        used = {row["category_id"] for row in document["annotations"] if _is_key(row.get("category_id"))}
+        names = self._category_names(document["categories"], used)
         self.classes = options.resolve(names.items(), str(annotation_file))
         rows_of_image = self._grouped(document["images"], document["annotations"], names)
         self.items = [
@@ -58,13 +59,20 @@ class CocoInstances:
         ]
         require_own_stems((f"{annotation_file}: image {item.name!r}", item.name) for item in self.items)
 
-    def _category_names(self, rows: list[dict[str, Any]]) -> dict[int | None, str]:
+    def _category_names(self, rows: list[dict[str, Any]], used: set[int | str]) -> dict[int | None, str]:
+        """Id -> name. Some programs list the group of the classes first, by the name of one: nobody uses that row."""
         names: dict[int | None, str] = {}
+        of_used = [row.get("name") for row in rows if _is_key(row.get("id")) and row["id"] in used]
         for row in rows:
             if not isinstance(row.get("id"), int) or not isinstance(row.get("name"), str):
                 raise ValueError(f"{self.path}: category {row.get('name', row.get('id'))!r} lacks an id or a name")
+            if row["id"] not in used and row["name"] in of_used:
+                continue
             if row["id"] in names or row["name"] in names.values():
-                raise ValueError(f"{self.path}: category {row['name']!r} or its id {row['id']} stands twice")
+                raise ValueError(
+                    f"{self.path}: category {row['name']!r} or its id {row['id']} stands twice, expected each once; "
+                    "rename one, or take it out"
+                )
             names[row["id"]] = row["name"]
         return names
 

@@ -15,13 +15,16 @@ from upsnet.data.convert.pictures import Picture
 from upsnet.data.convert.source import Item, list_pictures, require_folder
 from upsnet.data.panoptic_png import segment_geometry
 
+BORDER = 255
+"""Instance id of pixels between objects, in VOC's maps."""
+
 
 class IdPngs:
     """Folders of pictures, of instance maps and of class maps; files of one picture share their stem.
 
-    An instance is the pixels of one id (0 = none); it takes its class from the class map. Stuff is one segment of each
-    class, whatever its ids. The pixels of a thing without an instance id are a crowd: what they show is known, but not
-    where one instance ends.
+    An instance is the pixels of one id (0 = none); it takes its class from the class map. Id 255 wholly without a class
+    is void: the border that VOC draws around objects. Stuff is one segment of each class, whatever its ids. The pixels
+    of a thing without an instance id are a crowd: what they show is known, but not where one instance ends.
 
     Args:
         images, instances, semantic: the folders.
@@ -68,7 +71,8 @@ class IdPngs:
         pixels = np.bincount(rows.ravel() * 256 + channels.ravel(), minlength=256 * len(present)).reshape(-1, 256)
         for instance, counts in zip(present.tolist(), pixels, strict=True):
             shown = f"{instance_path}: instance {instance}"
-            if instance and counts[IGNORE_LABEL]:
+            is_border = instance == BORDER and counts[IGNORE_LABEL] == counts.sum()
+            if instance and counts[IGNORE_LABEL] and not is_border:
                 raise ValueError(
                     f"{shown} has {counts[IGNORE_LABEL]} unlabelled pixels in {class_path}, expected a class for all"
                 )

@@ -36,7 +36,7 @@ class LabelMe:
     Args:
         annotations: folder of the JSON files.
         options: what the user says about classes; labels without a classes file get ids in alphabetical order.
-        images: folder of the pictures; by default each is where its JSON says.
+        images: folder of the pictures; by default each is where its JSON says, or beside it.
 
     Raises:
         FileNotFoundError, ValueError: one line that names the file.
@@ -60,10 +60,13 @@ class LabelMe:
         self.items = []
         for number, (path, document) in enumerate(documents.items(), start=1):
             name = PureWindowsPath(document["imagePath"])  # takes both kinds of slashes
-            picture = images / name.name if images is not None else path.parent / name.as_posix()
-            if not picture.is_file():
+            places = [path.parent / name.as_posix(), path.parent / name.name]
+            if images is not None:
+                places = [images / name.name]
+            picture = next((place for place in places if place.is_file()), None)
+            if picture is None:
                 raise FileNotFoundError(
-                    f"{picture}: no such picture, which {path} names; give its folder with --images"
+                    f"{places[0]}: no such picture, which {path} names; give its folder with --images"
                 )
             self.items.append(Item(picture, picture.name, number, (path, document)))
         require_own_stems((f"{item.path} (of {item.annotation[0]})", item.name) for item in self.items)

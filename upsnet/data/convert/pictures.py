@@ -1,4 +1,4 @@
-"""Pictures go into the data set as they are, by a hard link where the disk allows it, unless they have to be turned.
+"""Pictures go into the data set as they are, unless they have to be turned.
 
 The truth of a data set lies on the stored pixels. Some programs show a photograph upright, as its EXIF orientation
 says, and that is what people annotate: then the upright picture is written.
@@ -6,15 +6,12 @@ says, and that is what people annotate: then the upright picture is written.
 
 from __future__ import annotations
 
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image
 
-ORIENTATION = 0x0112
-JPEG_QUALITY = 95
+from upsnet.files import exif_orientation
 
 
 @dataclass(frozen=True)
@@ -41,15 +38,13 @@ def inspect(path: Path) -> Picture:
     """
     try:
         with Image.open(path) as image:
-            orientation = image.getexif().get(ORIENTATION, 1)
+            orientation = exif_orientation(image)
             image.load()
             stored = (image.height, image.width)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such picture") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: cannot be read as a picture ({error}); mend it, or take it out") from None
-    if orientation not in range(1, 9):
-        orientation = 1
     return Picture(path, stored, stored[::-1] if 5 <= orientation <= 8 else stored, orientation)
 
 
@@ -76,20 +71,3 @@ def must_turn(picture: Picture, size: tuple[int, int], *, applies_exif: bool, an
         f"{annotation}: made for {size[1]} x {size[0]} pixels, expected {expected} like {picture.path}; "
         "give the picture that was annotated"
     )
-
-
-def place(picture: Picture, target: Path, *, turn: bool) -> None:
-    """Puts a picture into the data set."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if turn:
-        with Image.open(picture.path) as image:
-            upright = ImageOps.exif_transpose(image)
-            if image.format in ("JPEG", "MPO"):  # MPO: a JPEG of telephones, with a second picture in it
-                upright.save(target, format="JPEG", quality=JPEG_QUALITY, subsampling=0)
-            else:
-                upright.save(target, format=image.format)
-        return
-    try:
-        os.link(picture.path.resolve(), target)
-    except OSError:  # another disk, or one without links
-        shutil.copyfile(picture.path, target)

@@ -24,9 +24,24 @@ from upsnet.data.convert.summary import Summary
 from upsnet.data.panoptic_png import write_panoptic_png
 from upsnet.data.parallel import in_order
 from upsnet.data.predictions import truth_rows
-from upsnet.files import write_json
+from upsnet.files import link_or_copy, save_upright, write_json
 
 CLASSES_FILE = "classes.yaml"
+MOST_MISTAKES = 20
+"""After so many pictures with mistakes the conversion ends: more of them tell nothing new."""
+
+
+class MistakesError(ValueError):
+    """Several pictures cannot be converted.
+
+    Attributes:
+        lines: what is wrong with each, naming its file.
+    """
+
+    def __init__(self, lines: Sequence[str], total: int) -> None:
+        self.lines = list(lines)
+        count = f"{len(lines)} or more" if len(lines) == MOST_MISTAKES else str(len(lines))
+        super().__init__(f"{count} of {total} pictures cannot be converted, the first: {lines[0]}")
 
 
 @dataclass(frozen=True)
@@ -65,7 +80,7 @@ class _Conversion:
             picture, layers.size, applies_exif=applies_exif, annotation=f"the annotation of {item.name}"
         )
         made = compose(layers, classes.categories, classes.background, self.on_top)
-        pictures.place(picture, self.folder / split / item.name, turn=turn)
+        (save_upright if turn else link_or_copy)(picture.path, self.folder / split / item.name)
         write_panoptic_png(self.folder / "annotations" / f"panoptic_{split}" / _png_name(item), made.segment_map)
         rows = truth_rows(made.segment_map, made.classes, made.is_crowd, classes.categories)
         undecided = picture.orientation != 1 and picture.stored == picture.upright and not applies_exif
@@ -99,6 +114,7 @@ def convert(
 
     Raises:
         OSError, ValueError: one line that names the file; nothing new remains in `output`.
+        MistakesError: the same of several pictures.
     """
     names = sorted(set(splits))
     if not names:
@@ -132,7 +148,10 @@ def convert(
 def _convert_all(
     source: Source, splits: Sequence[str], folder: Path, on_top: OnTop, workers: int | None, progress: bool
 ) -> tuple[Summary, dict[str, dict[str, list[Any]]]]:
-    """Writes pictures and PNGs below `folder`; gives the contents of each split's JSON."""
+    """Writes pictures and PNGs below `folder`; gives the contents of each split's JSON.
+
+    After a mistake it goes on, to name those of the other pictures, too.
+    """
     categories = source.classes.categories
     summary = Summary(categories, on_top, left_out=source.left_out)
     documents: dict[str, dict[str, list[Any]]] = {}
@@ -141,16 +160,24 @@ def _convert_all(
     work = _Conversion(source, splits, folder, on_top)
     results = in_order(work, workers, chunk=4)
     bar = tqdm(results, total=len(source.items), desc="convert", disable=not progress, leave=False)
+    mistakes: list[Exception] = []
     for item, split, result in zip(source.items, splits, bar, strict=True):
         if isinstance(result, Exception):
-            bar.close()
-            raise result
+            mistakes.append(result)
+            if len(mistakes) == MOST_MISTAKES:
+                break
+            continue
         _add(summary, item, split, result)
         height, width = result.size
         image = {"id": item.image_id, "file_name": item.name, "height": height, "width": width}
         annotation = {"image_id": item.image_id, "file_name": _png_name(item), "segments_info": result.rows}
         documents[split]["images"].append(image)
         documents[split]["annotations"].append(annotation)
+    bar.close()
+    if len(mistakes) == 1:
+        raise mistakes[0]
+    if mistakes:
+        raise MistakesError([str(mistake) for mistake in mistakes], len(source.items))
     return summary, documents
 
 

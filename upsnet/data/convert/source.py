@@ -86,9 +86,9 @@ def declared_size(height: Any, width: Any, otherwise: tuple[int, int], where: st
     """
     if height is None or width is None:
         return otherwise
-    if type(height) is not int or type(width) is not int or min(height, width) < 1:
+    if not all(isinstance(value, int | float) and value > 0 and value % 1 == 0 for value in (height, width)):
         raise ValueError(f"{where}: height {height!r} and width {width!r}, expected two positive whole numbers")
-    return height, width
+    return int(height), int(width)
 
 
 def require_own_stems(names: Iterable[tuple[str, str]]) -> None:

@@ -45,7 +45,7 @@ class Summary:
 
     def lines(self) -> list[str]:
         """The table of classes, and what is worth a look."""
-        splits = list(self.images)
+        splits = sorted(self.images)
         width = max(len("class"), *(len(category.name) for category in self.categories.categories))
         lines = [f"{'id':>5}  {'class':{width}}  kind  " + "".join(f"{split:>9}" for split in splits)]
         for category in sorted(self.categories.categories, key=lambda c: c.id):
@@ -86,14 +86,16 @@ class Summary:
                 "note: no class is stuff; name one for the unlabelled pixels with --background, or train with "
                 "model.heads=instance"
             )
-        missing = sorted({category.name for category in self.categories.categories if category.is_thing} - self._seen())
-        if missing:
+        objects, crowds = ({category_id for _, category_id in counts} for counts in (self.segments, self.crowds))
+        unseen = [c for c in self.categories.categories if c.is_thing and c.id not in objects]
+        if missing := sorted(c.name for c in unseen if c.id not in crowds):
             notes.append(f"note: no instance of {', '.join(missing)}")
+        if crowded := sorted(c.name for c in unseen if c.id in crowds):
+            notes.append(
+                f"note: nothing but crowds of {', '.join(crowded)}, which are not learned as objects; if they are "
+                "objects, export them with iscrowd 0, or with a number each"
+            )
         return notes
-
-    def _seen(self) -> set[str]:
-        ids = {category_id for (_, category_id), count in (self.segments + self.crowds).items() if count}
-        return {category.name for category in self.categories.categories if category.id in ids}
 
 
 def _some(paths: list[Path]) -> str:

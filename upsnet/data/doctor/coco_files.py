@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from upsnet.data.annotation import Annotation, ImageFile, SegmentColumns, pack_segments
+from upsnet.data.annotation import Annotation, ImageFile, SegmentColumns, pack_segments, require_panoptic
 from upsnet.data.categories import CategorySet
 from upsnet.data.doctor.checks import Problem
 from upsnet.data.panoptic_png import MAX_ID
@@ -60,13 +60,14 @@ def read_coco(json_path: Path, image_dir: Path, png_dir: Path | None = None) -> 
         FileNotFoundError, ValueError: a file or folder is not there, or the JSON is no COCO-panoptic JSON at all.
     """
     document = read_json(json_path, pack_with_boxes)
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(document, dict) or not isinstance(document.get(key), list):
+            raise ValueError(f"{json_path}: no list '{key}', expected a COCO-panoptic JSON")
+    require_panoptic(json_path, document["annotations"])
     png_dir = png_dir or json_path.with_suffix("")
     for folder, what in ((image_dir, "pictures"), (png_dir, "id PNGs")):
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder}: no such folder of {what} (for {json_path})")
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(document, dict) or not isinstance(document.get(key), list):
-            raise ValueError(f"{json_path}: no list '{key}', expected a COCO-panoptic JSON")
     problems: list[Problem] = []
     categories = _categories(document["categories"], json_path, problems)
     files = CocoFiles(json_path, image_dir, png_dir, categories, problems=problems)

@@ -13,12 +13,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from upsnet.data.doctor.checks import Problem
-from upsnet.files import to_rgb
+from upsnet.files import exif_orientation, to_rgb
 
 Pixels = npt.NDArray[np.uint8]
 
-ORIENTATION = 0x0112
-"""The EXIF tag; 1 is upright, 5 to 8 swap height and width."""
 THUMBNAIL = 16
 """Pixels a side."""
 
@@ -28,7 +26,7 @@ class Picture(NamedTuple):
 
     Attributes:
         size: (H, W) as stored.
-        orientation: of EXIF, 1 to 8.
+        orientation: of EXIF, 1 to 8; 1 is upright, 5 to 8 swap height and width.
         thumbnail: uint8 [16, 16], grey.
         digest: 8 bytes that equal pictures of equal format share; different ones may, too: JPEG is read at a fraction.
     """
@@ -55,7 +53,7 @@ def examine_picture(path: Path, name: str, problems: list[Problem]) -> Picture |
     try:
         with Image.open(path) as image:
             width, height = image.size
-            orientation = int(image.getexif().get(ORIENTATION, 1))
+            orientation = exif_orientation(image)
             mode, bands = image.mode, len(image.getbands())
             if image.format in ("JPEG", "MPO") and mode in ("RGB", "L"):
                 image.draft("L", (2 * THUMBNAIL, 2 * THUMBNAIL))
@@ -72,8 +70,6 @@ def examine_picture(path: Path, name: str, problems: list[Problem]) -> Picture |
     if mode != "RGB":
         kind = {"P": "palette", "L": "grey", "1": "black and white"}.get(mode, "16 bits" if bands == 1 else mode)
         problems.append(Problem("picture-mode", name, kind))
-    if not 1 <= orientation <= 8:
-        orientation = 1
     return Picture((height, width), orientation, *fingerprint(pixels))
 
 

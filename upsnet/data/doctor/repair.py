@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image
 
 from upsnet.data.annotation import Annotation
 from upsnet.data.doctor.checks import CHECKS
@@ -19,7 +17,7 @@ from upsnet.data.doctor.coco_files import CocoFiles, ImageId, pack_with_boxes
 from upsnet.data.doctor.diagnosis import Diagnosis, Split
 from upsnet.data.doctor.images import ImageFacts
 from upsnet.data.panoptic_png import read_panoptic_png, segment_geometry, write_panoptic_png
-from upsnet.files import atomic_path, read_json, write_json
+from upsnet.files import link_or_copy, read_json, save_upright, write_json
 from upsnet.ops.id_maps import rows_of_ids
 
 LOST = frozenset(
@@ -126,7 +124,7 @@ class _Copy:
         target = self.json_path.with_suffix("") / Path(annotation.file_name).with_suffix(".png")
         checks = facts.checks()
         if not checks & REDRAWN and not annotation.unknown and facts.measured is not None and facts.size is not None:
-            place(source, target)
+            link_or_copy(source, target)
             measured, size, keep = facts.measured, facts.size, None
         else:
             ids = ids_of_other_kind(source, annotation.known) if "png-mode" in checks else read_panoptic_png(source)
@@ -169,12 +167,9 @@ class _Copy:
     def _place_picture(self, facts: ImageFacts) -> None:
         source, target = self.files.image_dir / facts.name, self.pictures / facts.name
         if "exif-rotated" not in facts.checks():
-            place(source, target)
+            link_or_copy(source, target)
             return
-        with Image.open(source) as image, atomic_path(target) as path:
-            kind = "JPEG" if image.format == "MPO" else image.format
-            options = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {}
-            ImageOps.exif_transpose(image).save(path, format=kind, **options)
+        save_upright(source, target)
         self.done["picture stored upright, as EXIF says"] += 1
 
 
@@ -185,16 +180,6 @@ def merged(channels: npt.NDArray[np.int64], is_crowd: npt.NDArray[np.bool_], num
     for at, channel in enumerate(channels.tolist()):
         kept.append(first.setdefault(channel, at) if channel < num_stuff else at)
     return np.array(kept, dtype=np.int64)
-
-
-def place(source: Path, target: Path) -> None:
-    """A hard link to `source`, or a copy where the file system has none."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source.resolve(), target)
-    except OSError:
-        with atomic_path(target) as path:
-            shutil.copyfile(source, path)
 
 
 def ids_of_other_kind(path: Path, known: Sequence[int] | npt.NDArray[np.int32]) -> npt.NDArray[np.int32] | None:
