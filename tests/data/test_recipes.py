@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
+import torch
 
+from upsnet.data.coco import CocoPanoptic
 from upsnet.data.copy_paste import paste_things
+from upsnet.data.loader import open_train_dataset, train_loader
+from upsnet.data.predictions import write_samples
 from upsnet.data.repeat_factor import draw_repeats, repeat_factors
-from upsnet.data.shapes import Shapes
+from upsnet.data.sampler import BatchSampler
+from upsnet.data.shapes import CATEGORIES, Shapes
 from upsnet.structures import Sample
 
 NUM_STUFF = 2
@@ -34,7 +41,8 @@ def test_a_thing_brings_its_pixels_its_id_and_its_class() -> None:
     source = make([[0, 1, 1], [2, 1, 3]], [2, 0, 4], [False, False, False], 99)
     pasted = always(base, source)
     assert pasted.segment_map.tolist() == [[1, 3, 3], [1, 3, 4]]
-    assert pasted.classes.tolist() == [0, 3, 2, 4] and pasted.is_crowd.tolist() == [False] * 4
+    assert pasted.classes.tolist() == [0, 3, 2, 4]
+    assert pasted.is_crowd.tolist() == [False] * 4
     assert pasted.image[..., 0].tolist() == [[10, 99, 99], [10, 99, 99]]
     assert base.segment_map.tolist() == [[1, 1, 2], [1, 0, 2]], "the picture that was read is left alone"
 
@@ -76,4 +84,43 @@ def test_repeats_have_the_factors_for_their_mean() -> None:
     factors = np.array([1.0, 1.25, 2.5])
     drawn = np.array([draw_repeats(factors, np.random.default_rng(i)) for i in range(2000)])
     np.testing.assert_allclose(drawn.mean(0), factors, atol=0.05)
-    assert drawn.min(0).tolist() == [1, 1, 2] and drawn.max(0).tolist() == [1, 2, 3]
+    assert drawn.min(0).tolist() == [1, 1, 2]
+    assert drawn.max(0).tolist() == [1, 2, 3]
+
+
+def test_repeats_of_an_image_are_spread_over_its_epoch_and_augmented_anew():
+    factors = np.array([1.0, 2.5, 1.0, 1.0])
+    batches = list(BatchSampler([(8, 8)] * 4, 2, seed=0, start=0, stop=200, factors=factors))
+    keys = [key for batch in batches for key in batch]
+    assert len(set(keys)) == len(keys)
+    counts = Counter(key.image for key in keys)
+    assert counts[1] / counts[0] == pytest.approx(2.5, abs=0.15)
+    assert list(BatchSampler([(8, 8)] * 4, 2, seed=0, start=7, stop=200, factors=factors)) == batches[7:]
+
+
+def test_rare_classes_come_more_often_where_the_json_tells_them(make_config, tmp_path):
+    data = Shapes(40, (32, 48))
+    rare = data.categories.num_stuff
+    shows = {i: rare in data[i].classes for i in range(40)}
+    chosen = [i for i in shows if not shows[i]][:10] + [i for i in shows if shows[i]][:1]
+    write_samples((data[i] for i in chosen), CATEGORIES, tmp_path, "train")
+    dataset = CocoPanoptic(tmp_path / "train", tmp_path / "annotations" / "panoptic_train.json")
+    config = make_config("data.num_workers=0", "data.repeat_threshold=0.36")
+    batches = train_loader(dataset, config.data, batch_size=2, seed=1, start=0, stop=60)
+    names = Counter(name for batch in batches for name in batch.file_names)
+    others = [names[data[i].file_name] for i in chosen[:-1]]
+    assert names[data[chosen[-1]].file_name] == pytest.approx(2 * np.mean(others), rel=0.15)
+    with pytest.raises(ValueError, match="repeat_threshold needs classes"):
+        train_loader(data, config.data, batch_size=2, seed=1, start=0, stop=1)
+
+
+def test_the_loader_pastes_and_leaves_other_random_choices_alone(make_config):
+    data = open_train_dataset(make_config().data)
+    plain, pasted = (
+        next(iter(train_loader(data, make_config(key).data, batch_size=4, seed=1, start=0, stop=1)))
+        for key in ("data.augment.copy_paste=0", "data.augment.copy_paste=1")
+    )
+    kept = (plain.images == pasted.images).all(1)
+    assert 0.3 < kept.float().mean() < 1
+    assert torch.equal(plain.target.semantic_map[kept], pasted.target.semantic_map[kept])
+    assert (pasted.target.labels > 0).sum() > (plain.target.labels > 0).sum()

@@ -1,7 +1,7 @@
 """Panoptic copy-paste: things of one picture laid on another (Ghiasi et al. 2021, "Simple Copy-Paste", sec. 3).
 
-Segments move with their pixels, ids and classes in the one map that everything else is derived from, so boxes, masks and
-semantics stay in step. Only whole, separate things move: stuff, crowds and void stay where they are.
+Segments move with their pixels, ids and classes in the one map that everything else is derived from, so boxes, masks
+and semantics stay in step. Only whole, separate things move: stuff, crowds and void stay where they are.
 """
 
 from __future__ import annotations

@@ -147,11 +147,11 @@ class TrainingItems(Dataset[Item]):
 
     def _candidates(self, key: Key) -> Iterator[int]:
         """The image itself, then the others of its orientation."""
-        yield key.index
+        yield key.image
         is_wide = self.sizes[:, 1] > self.sizes[:, 0]
-        group = np.flatnonzero(is_wide == is_wide[key.index])
+        group = np.flatnonzero(is_wide == is_wide[key.image])
         for other in np.random.default_rng([self.seed, *key]).permutation(group).tolist():
-            if other != key.index:
+            if other != key.image:
                 yield other
 
     def _sources(self, rng: np.random.Generator) -> Iterator[int]:

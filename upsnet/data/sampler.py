@@ -17,7 +17,7 @@ class Key(NamedTuple):
     """What a training item is made from: an image, the epoch, and how often it came in that before."""
 
     epoch: int
-    index: int
+    image: int
     repeat: int = 0
 
 
@@ -68,7 +68,7 @@ class BatchSampler(Sampler[list[Key]]):
         iteration, epoch = 0, 0
         while iteration < self.stop:
             for key in self._epoch(epoch):
-                group = groups[self.is_wide[key.index]]
+                group = groups[self.is_wide[key.image]]
                 group.append(key)
                 if len(group) == self.batch_size:
                     if self.start <= iteration < self.stop:
