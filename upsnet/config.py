@@ -69,6 +69,8 @@ class AugmentConfig(Section):
     flip: Literal["none", "horizontal", "dihedral"] = "horizontal"
     photometric: Fraction = 0.0
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    copy_paste: Fraction = 0.0
+    """Chance that things of another training image are pasted in (Ghiasi et al. 2021)."""
 
 
 class DataConfig(Section):
@@ -79,6 +81,8 @@ class DataConfig(Section):
     categories: tuple[CategoryConfig, ...] | Literal["coco", "cityscapes"] | None = None
     """The classes that the data must have: rows, or a public set's name; by default those of the training JSON."""
     augment: AugmentConfig = AugmentConfig()
+    repeat_threshold: Fraction = 0.0
+    """Images with a class that fewer than this share of them show come more often (Gupta et al. 2019: 0.001)."""
     test_short_side: PositiveInt | None = None
     """None: the images' own size."""
     test_max_side: PositiveInt = 1333

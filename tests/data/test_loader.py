@@ -14,8 +14,8 @@ SIZES = [(10, 20)] * 7 + [(20, 10)] * 6
 
 def test_batches_hold_one_orientation_and_every_image_comes_equally_often():
     batches = list(BatchSampler(SIZES, 4, seed=0, start=0, stop=13))
-    assert all(len({SIZES[i][1] > SIZES[i][0] for _, i in batch}) == 1 for batch in batches)
-    counts = Counter(i for batch in batches for _, i in batch)
+    assert all(len({SIZES[key.image][1] > SIZES[key.image][0] for key in batch}) == 1 for batch in batches)
+    counts = Counter(key.image for batch in batches for key in batch)
     assert set(counts.values()) <= {3, 4, 5}
 
 
@@ -36,13 +36,15 @@ def test_ranks_share_a_batch_without_overlap():
 
 
 def test_seeds_differ_by_image_and_epoch():
-    seeds = {image_seed(0, epoch, index) for epoch in range(10) for index in range(50)}
-    assert len(seeds) == 500
+    seeds = {image_seed(0, epoch, index, n) for epoch in range(10) for index in range(50) for n in range(3)}
+    assert len(seeds) == 1500
     assert min(seeds) >= 0
 
 
 def test_workers_change_nothing(make_config):
-    config = make_config("data.augment.photometric=0.3", "data.augment.crop_size=[48, 64]")
+    config = make_config(
+        "data.augment.photometric=0.3", "data.augment.crop_size=[48, 64]", "data.augment.copy_paste=0.5"
+    )
     data = open_train_dataset(config.data)
     runs = []
     for workers in (0, 2):

@@ -205,6 +205,10 @@ class CocoPanoptic:
         """The picture's path below its folder."""
         return self.truth.images.at(self.pictures[index]).file_name
 
+    def classes(self, index: int) -> npt.NDArray[np.int64]:
+        """Semantic channels of an image's segments, from the JSON."""
+        return self.channels[self.truth.annotations.at(index).classes]
+
     def __getitem__(self, index: int) -> Sample:
         return self.read(index)
 

@@ -22,6 +22,7 @@ from upsnet.data.known_categories import known_categories
 from upsnet.data.parallel import quiet_worker
 from upsnet.data.reading import Batches, BeingRead, Item, TrainingItems, WholeItems
 from upsnet.data.reading import PanopticDataset as PanopticDataset
+from upsnet.data.repeat_factor import repeat_factors
 from upsnet.data.sampler import BatchSampler
 from upsnet.data.shapes import Shapes
 from upsnet.data.targets import make_target
@@ -141,9 +142,20 @@ def train_loader(
 ) -> Batches:
     """Batches for iterations `start` to `stop`, this rank's share of each; see `Batches` for what may go wrong."""
     sizes = [dataset.size(i) for i in range(len(dataset))]
-    sampler = BatchSampler(sizes, batch_size, seed, start=start, stop=stop, rank=rank, world_size=world_size)
+    factors = _factors(dataset, config.repeat_threshold) if config.repeat_threshold else None
+    sampler = BatchSampler(
+        sizes, batch_size, seed, start=start, stop=stop, rank=rank, world_size=world_size, factors=factors
+    )
     being_read = BeingRead(config.num_workers)
-    items = TrainingItems(dataset, build_augmentation(config.augment), seed, sizes, config.max_unreadable, being_read)
+    items = TrainingItems(
+        dataset,
+        build_augmentation(config.augment),
+        seed,
+        sizes,
+        config.max_unreadable,
+        being_read,
+        config.augment.copy_paste,
+    )
     loader = DataLoader(
         items,
         batch_sampler=sampler,
@@ -154,6 +166,12 @@ def train_loader(
         prefetch_factor=4 if config.num_workers else None,
     )
     return Batches(loader, dataset, being_read, config.max_unreadable)
+
+
+def _factors(dataset: PanopticDataset, threshold: float) -> np.ndarray:
+    if not isinstance(dataset, CocoPanoptic):
+        raise ValueError("data.repeat_threshold needs classes that a JSON lists, expected data.train.format=coco")
+    return repeat_factors([dataset.classes(i) for i in range(len(dataset))], len(dataset.categories), threshold)
 
 
 class InferenceInput:

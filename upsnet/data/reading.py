@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing.connection import wait
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from upsnet.data.categories import CategorySet
-from upsnet.data.sampler import image_seed
+from upsnet.data.copy_paste import paste_things
+from upsnet.data.sampler import Key, image_seed
 from upsnet.data.transforms import Augmentation
 from upsnet.structures import PanopticBatch, Sample
 
@@ -53,7 +54,7 @@ class FileDataset(Protocol):
 
 
 class Item(NamedTuple):
-    """An augmented sample, its random stream, and the images that could not be read in its place, with the reasons."""
+    """An augmented sample, its random stream, and the images that could not be read for it, with the reasons."""
 
     sample: Sample
     seed: int
@@ -93,6 +94,7 @@ class TrainingItems(Dataset[Item]):
         sizes: (H, W) of every image.
         max_unreadable: how many images may fail for one sample.
         being_read: told of every image.
+        copy_paste: chance that things of another image are pasted in.
     """
 
     def __init__(
@@ -103,24 +105,34 @@ class TrainingItems(Dataset[Item]):
         sizes: Sequence[tuple[int, int]],
         max_unreadable: int,
         being_read: BeingRead,
+        copy_paste: float = 0.0,
     ) -> None:
         self.dataset, self.augmentation, self.seed = dataset, augmentation, seed
         self.sizes = np.array(sizes)
         self.max_unreadable, self.being_read = max_unreadable, being_read
+        self.copy_paste = copy_paste
 
-    def __getitem__(self, key: tuple[int, int]) -> Item:
-        """The sample for (epoch, index).
+    def __getitem__(self, key: Key) -> Item:
+        """The sample for a key.
 
         Raises:
             ValueError: too many images, or all there are, cannot be read.
         """
-        epoch, index = key
-        seed = image_seed(self.seed, epoch, index)
+        seed = image_seed(self.seed, *key)
         unreadable: dict[int, str] = {}
-        for candidate in self._candidates(epoch, index):
+        sample = self._first_readable(self._candidates(key), seed, unreadable)
+        rng = np.random.default_rng([seed, 1])
+        if rng.random() < self.copy_paste:
+            source = self._first_readable(self._sources(rng), int(rng.integers(2**62)), unreadable)
+            sample = paste_things(sample, source, self.dataset.categories.num_stuff, rng)
+        return Item(sample, seed, unreadable)
+
+    def _first_readable(self, candidates: Iterable[int], seed: int, unreadable: dict[int, str]) -> Sample:
+        """The first image that can be read, augmented; notes the others."""
+        for candidate in candidates:
             self.being_read.note(candidate)
             try:
-                return Item(self._read(candidate, seed), seed, unreadable)
+                return self._read(candidate, seed)
             except (OSError, ValueError) as error:
                 unreadable[candidate] = str(error)
             if len(unreadable) > self.max_unreadable:
@@ -137,14 +149,19 @@ class TrainingItems(Dataset[Item]):
             sample = self.dataset[index]
         return self.augmentation.apply(geometry, sample, rng)
 
-    def _candidates(self, epoch: int, index: int) -> Iterator[int]:
+    def _candidates(self, key: Key) -> Iterator[int]:
         """The image itself, then the others of its orientation."""
-        yield index
+        yield key.image
         is_wide = self.sizes[:, 1] > self.sizes[:, 0]
-        group = np.flatnonzero(is_wide == is_wide[index])
-        for other in np.random.default_rng([self.seed, epoch, index]).permutation(group).tolist():
-            if other != index:
+        group = np.flatnonzero(is_wide == is_wide[key.image])
+        for other in np.random.default_rng([self.seed, *key]).permutation(group).tolist():
+            if other != key.image:
                 yield other
+
+    def _sources(self, rng: np.random.Generator) -> Iterator[int]:
+        """Any image, then all of them."""
+        yield int(rng.integers(len(self.sizes)))
+        yield from rng.permutation(len(self.sizes)).tolist()
 
 
 class WholeItems(Dataset[Sample]):

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from torch.utils.data import Sampler
 
-
-def image_seed(seed: int, epoch: int, index: int) -> int:
-    """The random stream of one image in one epoch, 63 bits."""
-    return int(np.random.SeedSequence([seed, epoch, index]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+from upsnet.data.repeat_factor import draw_repeats
 
 
-class BatchSampler(Sampler[list[tuple[int, int]]]):
-    """Endless batches of (epoch, index) for training, grouped by aspect ratio, in an order set by the seed.
+class Key(NamedTuple):
+    """What a training item is made from: an image, the epoch, and how often it came in that before."""
+
+    epoch: int
+    image: int
+    repeat: int = 0
+
+
+def image_seed(seed: int, epoch: int, index: int, repeat: int = 0) -> int:
+    """The random stream of one image in one epoch, 63 bits; another one each time that it comes again."""
+    entropy = [seed, epoch, index] + [repeat] * (repeat > 0)
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+class BatchSampler(Sampler[list[Key]]):
+    """Endless batches for training, grouped by aspect ratio, in an order set by the seed.
 
     Batches are made for all ranks together and dealt out, so their contents do not depend on how many ranks share
     them, and training can start at any iteration. What is left of an epoch's group waits for the next epoch.
@@ -25,6 +39,7 @@ class BatchSampler(Sampler[list[tuple[int, int]]]):
         seed: of the order.
         start, stop: first and last (exclusive) iteration.
         rank, world_size: this process takes images rank, rank + world_size, ... of each batch.
+        factors: float64 [n], how often each image comes per epoch on average; by default once.
     """
 
     def __init__(
@@ -37,26 +52,38 @@ class BatchSampler(Sampler[list[tuple[int, int]]]):
         stop: int,
         rank: int = 0,
         world_size: int = 1,
+        factors: npt.NDArray[np.float64] | None = None,
     ) -> None:
         if batch_size % world_size:
             raise ValueError(f"train.batch_size {batch_size} over {world_size} processes, expected a multiple")
         self.is_wide = [width > height for height, width in sizes]
-        self.batch_size, self.seed = batch_size, seed
+        self.batch_size, self.seed, self.factors = batch_size, seed, factors
         self.start, self.stop, self.rank, self.world_size = start, stop, rank, world_size
 
     def __len__(self) -> int:
         return self.stop - self.start
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        groups: dict[bool, list[tuple[int, int]]] = {False: [], True: []}
+    def __iter__(self) -> Iterator[list[Key]]:
+        groups: dict[bool, list[Key]] = {False: [], True: []}
         iteration, epoch = 0, 0
         while iteration < self.stop:
-            for index in np.random.default_rng([self.seed, epoch]).permutation(len(self.is_wide)).tolist():
-                group = groups[self.is_wide[index]]
-                group.append((epoch, index))
+            for key in self._epoch(epoch):
+                group = groups[self.is_wide[key.image]]
+                group.append(key)
                 if len(group) == self.batch_size:
                     if self.start <= iteration < self.stop:
                         yield group[self.rank :: self.world_size]
                     group.clear()
                     iteration += 1
             epoch += 1
+
+    def _epoch(self, epoch: int) -> Iterator[Key]:
+        rng = np.random.default_rng([self.seed, epoch])
+        if self.factors is None:
+            yield from (Key(epoch, index) for index in rng.permutation(len(self.is_wide)).tolist())
+            return
+        indices = np.repeat(np.arange(len(self.is_wide)), draw_repeats(self.factors, rng))
+        seen: Counter[int] = Counter()
+        for index in rng.permutation(indices).tolist():
+            yield Key(epoch, index, seen[index])
+            seen[index] += 1
