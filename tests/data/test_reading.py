@@ -16,6 +16,7 @@ from upsnet.data.loader import test_loader as make_test_loader
 from upsnet.data.loader import train_loader
 from upsnet.data.predictions import write_samples
 from upsnet.data.reading import BeingRead, TrainingItems
+from upsnet.data.sampler import Key
 from upsnet.data.shapes import CATEGORIES, Shapes
 from upsnet.data.transforms import Augmentation, JitterCrop
 from upsnet.structures import Sample
@@ -104,17 +105,19 @@ class Mixed(Shapes):
 def test_an_image_is_replaced_by_one_of_its_orientation():
     items = TrainingItems(Mixed(NUM_IMAGES), Augmentation(), 0, Mixed.sizes, 10, BeingRead(0))
     for index in range(6):
-        found = {items[epoch, index].sample.image_id for epoch in range(20)}
+        found = {items[Key(epoch, index)].sample.image_id for epoch in range(20)}
         assert found == {number for number in range(6, 12) if number % 2 == index % 2}
 
 
 def test_an_image_is_augmented_anew_in_each_epoch():
     augmentation = Augmentation([JitterCrop((32, 32), (1.5, 2.0))])
     items = TrainingItems(Shapes(2, (48, 64)), augmentation, 0, [(48, 64)] * 2, 0, BeingRead(0))
-    first, again, later = items[0, 1], items[0, 1], items[1, 1]
-    assert first.seed == again.seed != later.seed
+    first, again, later, repeated = (items[Key(*key)] for key in ((0, 1), (0, 1), (1, 1), (0, 1, 1)))
+    assert first.seed == again.seed
+    assert len({first.seed, later.seed, repeated.seed}) == 3
     np.testing.assert_array_equal(first.sample.image, again.sample.image)
     assert not np.array_equal(first.sample.image, later.sample.image)
+    assert not np.array_equal(first.sample.image, repeated.sample.image)
 
 
 def test_a_data_set_without_a_readable_image_says_so(root, make_config):

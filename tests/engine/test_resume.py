@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from upsnet.data.predictions import write_samples
+from upsnet.data.sampler import Key
 from upsnet.data.shapes import CATEGORIES, Shapes
 from upsnet.engine import evaluate as evaluation
 from upsnet.engine.checkpoint import Checkpoint, load_checkpoint
@@ -242,7 +243,7 @@ def test_training_draws_from_no_generator_of_the_process(make_config, tmp_path):
     batches = [next(iter(trainer._loader())), next(iter(trainer._loader()))]
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     trainer._step(trainer.model, batches)
-    trainer._loader().loader.dataset[0, 0]
+    trainer._loader().loader.dataset[Key(0, 0)]
     assert random.getstate() == states[0]
     assert all(np.array_equal(a, b) for a, b in zip(np.random.get_state(), states[1], strict=True))
     assert torch.equal(torch.get_rng_state(), states[2])
