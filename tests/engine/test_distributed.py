@@ -123,6 +123,22 @@ def test_a_failure_of_one_process_ends_all_with_its_message(tmp_path):
 
 
 @needs_fork
+def test_a_loss_that_is_not_finite_is_told_by_the_process_that_had_it(tmp_path):
+    """One step later it has spread to all."""
+
+    def poison(trainer):
+        if distributed.rank() == 1 and trainer.iteration == 1:
+            loss = trainer.model.loss
+            trainer.model.loss = lambda batch: (found := loss(batch)) | {"loss_box": found["loss_box"] * float("nan")}
+
+    codes, words = train_group(tmp_path / "run", 2, before_step=poison)
+    assert codes == [1, 2], words
+    assert "error" not in words[0]
+    assert words[1].startswith("error: iteration 1: loss_box=nan; images ")
+    assert words[1].count(".png") == 1, "this process's image of the batch"
+
+
+@needs_fork
 def test_processes_that_see_different_folders_are_told_so(tmp_path):
     def blind():
         if os.environ["RANK"] == "1":
