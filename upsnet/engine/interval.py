@@ -72,7 +72,7 @@ class Interval:
         return dict(zip(names, means, strict=True))
 
     def _table(self) -> tuple[npt.NDArray[np.float64], tuple[float, int], FloatingPointError | None]:
-        """This process's rows, when the first of them is not finite (iteration; 0 a loss, 1 the norm), and the error."""
+        """This process's rows, when something is first not finite (iteration; 0 a loss, 1 the norm), and the error."""
         names = list(self._steps[0].losses[0])
         stacked = [torch.stack([torch.stack([p[n].float() for n in names]) for p in s.losses]) for s in self._steps]
         losses = torch.stack(stacked).cpu().numpy()
