@@ -21,15 +21,17 @@ config=$1 output=$2
 shift 2
 head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 
-# torchrun takes SIGTERM, not SIGUSR1, and hands it on to its processes; srun hands it on to every torchrun.
+# torchrun takes SIGTERM, not SIGUSR1, and hands it on to its processes. It has to come from scancel: srun itself might
+# end the step at a SIGTERM instead of passing it on. The step of the only srun is number 0.
 is_over=false
 end_run() {
   is_over=true
-  kill -TERM "$run" 2>/dev/null || true
+  scancel --signal=TERM "$SLURM_JOB_ID.0" || true
 }
 trap end_run USR1 TERM
 
-srun --kill-on-bad-exit=1 torchrun \
+# Since SLURM 22.05 srun gives one core to a task unless it is told the number again.
+srun --cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=1 torchrun \
   --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node 8 --max-restarts 3 \
   --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint "$head_node:29500" \
   tools/train.py --config "$config" --output "$output" --resume "$@" &

@@ -28,6 +28,7 @@ def test_every_config_file_loads_and_survives_a_round_trip(path):
         ("seed", ["key=value"]),
         ("train.steps=[1,2", ["train.steps", "not valid YAML"]),
         ("train.steps=[5, 2]", ["train", "must increase"]),
+        ("train={iterations: 1, compile: true, sync_batch_norm: true}", ["train", "compile", "sync_batch_norm"]),
         ("data.coco=3", ["data.coco"]),
         ("data.categories=[{id: 1, nam: x, isthing: 0}]", ["data.categories.0.name", "missing"]),
         ("data.categories=cocoo", ["data.categories", "'coco' or 'cityscapes'"]),

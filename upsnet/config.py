@@ -159,6 +159,8 @@ class TrainConfig(Section):
     def _check(self) -> TrainConfig:
         if list(self.steps) != sorted(self.steps):
             raise ValueError(f"steps {self.steps} must increase")
+        if self.compile and self.sync_batch_norm:
+            raise ValueError("compile=true cannot go with sync_batch_norm=true, which torch does not compile; drop one")
         return self
 
 

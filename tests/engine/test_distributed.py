@@ -1,6 +1,8 @@
 """Several processes: they do what one does, see every image once, and end together when one of them fails."""
 
+import faulthandler
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -9,6 +11,7 @@ from itertools import islice
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from upsnet.config import parse_config
@@ -120,6 +123,22 @@ def test_a_failure_of_one_process_ends_all_with_its_message(tmp_path):
 
 
 @needs_fork
+def test_a_loss_that_is_not_finite_is_told_by_the_process_that_had_it(tmp_path):
+    """One step later it has spread to all."""
+
+    def poison(trainer):
+        if distributed.rank() == 1 and trainer.iteration == 1:
+            loss = trainer.model.loss
+            trainer.model.loss = lambda batch: (found := loss(batch)) | {"loss_box": found["loss_box"] * float("nan")}
+
+    codes, words = train_group(tmp_path / "run", 2, before_step=poison)
+    assert codes == [1, 2], words
+    assert "error" not in words[0]
+    assert words[1].startswith("error: iteration 1: loss_box=nan; images ")
+    assert words[1].count(".png") == 1, "this process's image of the batch"
+
+
+@needs_fork
 def test_processes_that_see_different_folders_are_told_so(tmp_path):
     def blind():
         if os.environ["RANK"] == "1":
@@ -131,6 +150,33 @@ def test_processes_that_see_different_folders_are_told_so(tmp_path):
     )
     assert 0 not in codes
     assert "checkpoints of iterations 2, 0, expected the same" in "".join(words)
+
+
+@needs_fork
+def test_processes_started_again_meet_beside_what_others_left_in_the_store():
+    """As under torchrun on two nodes: one store for all starts, and each node counts its own restarts."""
+    server = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+    def join(rank, restarts):
+        group = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": server.port}
+        agent = {"TORCHELASTIC_USE_AGENT_STORE": True, "TORCHELASTIC_RESTART_COUNT": restarts}
+        os.environ.update({key: str(value) for key, value in {**group, **agent}.items()})
+        faulthandler.dump_traceback_later(30, exit=True)
+        with distributed.process_group():
+            assert distributed.gather(restarts) == [attempt, 0]
+
+    context = multiprocessing.get_context("fork")
+    for attempt in range(3):
+        nodes = [context.Process(target=join, args=(0, attempt)), context.Process(target=join, args=(1, 0))]
+        if attempt == 0:  # one dies on its way, the other waits for it until it is killed
+            nodes[1] = context.Process(target=os._exit, args=(3,))
+        for node in nodes:
+            node.start()
+        nodes[1].join(60)
+        if attempt == 0:
+            nodes[0].kill()
+        nodes[0].join(60)
+        assert [node.exitcode for node in nodes] == ([-signal.SIGKILL, 3] if attempt == 0 else [0, 0])
 
 
 @needs_fork

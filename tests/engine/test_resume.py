@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from upsnet.data.predictions import write_samples
+from upsnet.data.reading import WholeItems
 from upsnet.data.sampler import Key
 from upsnet.data.shapes import CATEGORIES, Shapes
 from upsnet.engine import evaluate as evaluation
@@ -104,6 +105,29 @@ def test_a_signal_during_an_evaluation_stops_it_and_it_is_made_again(whole, tmp_
     assert not (tmp_path / "run" / "model.pt").exists()
     train(tmp_path / "run", "--resume")
     assert_same_end(tmp_path / "run", whole)
+
+
+@needs_fork
+def test_a_signal_to_all_processes_of_a_job_stops_an_evaluation_whose_data_workers_it_ends(tmp_path):
+    """As `srun` and a terminal send it: to the workers as well."""
+
+    def end_group():
+        os.setpgrp()
+        read = WholeItems.__getitem__
+
+        def ask(items, index):
+            if index == 2:
+                os.killpg(0, signal.SIGTERM)
+                time.sleep(60)
+            return read(items, index)
+
+        WholeItems.__getitem__ = ask
+
+    options = ("data.num_workers=1", "data.val.num_images=3", "train.iterations=1")
+    code, words = Training(tmp_path / "run", *options, patch=end_group).wait()
+    assert code == 143, words
+    assert "stopped by SIGTERM at iteration 1 of 1" in words
+    assert load_checkpoint(tmp_path / "run" / "last.pt").training["evaluation_due"]
 
 
 def test_a_second_interrupt_aborts_and_the_same_one_sent_twice_does_not():
@@ -230,11 +254,11 @@ def test_other_data_is_named_when_a_run_goes_on(make_config, tmp_path, monkeypat
 
 
 def test_every_key_of_the_config_that_differs_is_named(make_config, tmp_path):
-    config = make_config("train.iterations=1", "evaluate.panels=0", "evaluate.instance=false")
-    Trainer(config, tmp_path, CPU).run()
-    changed = ("train.iterations=1", "evaluate.panels=1", "evaluate.instance=false", "train.lr=0.5", "seed=3")
+    same = ("train.iterations=1", "evaluate.instance=false", "model.backbone.norm=gn")
+    free = ("evaluate.panels=0", "model.backbone.checkpoint_activations=true")
+    Trainer(make_config(*same), tmp_path, CPU).run()
     with pytest.raises(ValueError, match=r"seed is 3, expected 0; train.lr is 0.5, expected 0.02 as in .*last.pt"):
-        Trainer(make_config(*changed), tmp_path, CPU, resume=True)
+        Trainer(make_config(*same, *free, "train.lr=0.5", "seed=3"), tmp_path, CPU, resume=True)
 
 
 def test_training_draws_from_no_generator_of_the_process(make_config, tmp_path):

@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from upsnet.data.loader import collate
 from upsnet.data.shapes import Shapes
 from upsnet.losses import weighted_total
+from upsnet.models import compiled
 from upsnet.models.build import build_model
 from upsnet.models.compiled import compile_loss, with_slots_padded
 
@@ -76,8 +77,13 @@ def test_losses_compile_as_one_graph_with_the_same_values_and_gradients(model, b
 def test_sizes_and_numbers_of_instances_compile_a_bounded_number_of_times(model, monkeypatch):
     counter = CompileCounterWithBackend("eager")
     compile_loss(model.train(), backend=counter)
+    sizes, slots = (
+        [(64, 96), (96, 64), (96, 128), (128, 96), (64, 64), (160, 96), (64, 128)],
+        [16, 16, 32, 64, 16, 128, 256],
+    )
     counts = []
-    for number, size in enumerate([(64, 96), (96, 64), (96, 128), (128, 96), (64, 64), (160, 96), (64, 128)]):
+    for number, (size, least) in enumerate(zip(sizes, slots, strict=True)):
+        monkeypatch.setattr(compiled, "SLOTS", least)
         with torch.no_grad():
             model(shapes_batch(size, seed=number))
         counts.append(counter.frame_count)

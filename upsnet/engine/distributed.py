@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
@@ -57,8 +59,7 @@ def process_group() -> Iterator[torch.device]:
         yield device
         return
     store, number, size = next(rendezvous("env://"))
-    # The store outlives processes that torchrun starts again; what they wrote into it is not for their successors.
-    store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)  # type: ignore[attr-defined]
+    store = _own_part(store, number, size)
     dist.init_process_group(BACKEND if use_cuda else "gloo", store=store, rank=number, world_size=size)
     agree()  # nobody may fail, and go, while others are still on their way in: they would wait for it
     try:
@@ -69,6 +70,28 @@ def process_group() -> Iterator[torch.device]:
             sys.exit(1)
         raise
     dist.destroy_process_group()
+
+
+def _own_part(store: Any, number: int, size: int) -> Any:
+    """The part of the store for the processes of this start, under a name that the first of them makes up.
+
+    torchrun's store outlives the processes that it starts again, so what is in it may be of their predecessors; and
+    the nodes of a run count their restarts each on its own. A process can thus trust an answer to its own question
+    alone: each asks under a name that was never used, and the first one answers until all have heard.
+    """
+    name = uuid4().hex
+    if number > 0:
+        store.set(f"upsnet/asks/{number}", name)
+        name = store.get(f"upsnet/answer to/{name}").decode()
+        store.set(f"upsnet/{name}/heard/{number}", "")
+    waiting = set(range(1, size)) if number == 0 else set()
+    while waiting:
+        for other in waiting:
+            if store.check([f"upsnet/asks/{other}"]):
+                store.set(f"upsnet/answer to/{store.get(f'upsnet/asks/{other}').decode()}", name)
+        time.sleep(0.02)
+        waiting = {other for other in waiting if not store.check([f"upsnet/{name}/heard/{other}"])}
+    return dist.PrefixStore(f"upsnet/{name}", store)  # type: ignore[attr-defined]
 
 
 def _is_the_cause(error: BaseException, store: Any, number: int) -> bool:

@@ -152,19 +152,23 @@ def evaluate(
     loader = test_loader(dataset, config.data, batch_size=config.evaluate.batch_size, rank=rank, world_size=world_size)
     training = model.training
     model.eval()
-    for batch in tqdm(loader, desc="evaluate", disable=None if progress and rank == 0 else True, leave=False):
-        if stop is not None and stop.received:
-            break
-        output = model.predict(
-            batch.to(device), with_semantic=meters.semantic is not None, with_instances=meters.instance is not None
-        )
-        meters.update(batch, output)
-        if report is not None:
-            _add_to_report(report, batch, output)
-        if writer is not None:
-            for row, truth in enumerate(batch.truths):
-                prediction = to_prediction(output, row, dataset.categories)
-                writer.add(truth.image_id, truth.file_name, prediction.segment_ids, prediction_rows(prediction))
+    try:
+        for batch in tqdm(loader, desc="evaluate", disable=None if progress and rank == 0 else True, leave=False):
+            if stop is not None and stop.received:
+                break
+            output = model.predict(
+                batch.to(device), with_semantic=meters.semantic is not None, with_instances=meters.instance is not None
+            )
+            meters.update(batch, output)
+            if report is not None:
+                _add_to_report(report, batch, output)
+            if writer is not None:
+                for row, truth in enumerate(batch.truths):
+                    prediction = to_prediction(output, row, dataset.categories)
+                    writer.add(truth.image_id, truth.file_name, prediction.segment_ids, prediction_rows(prediction))
+    except ChildProcessError:  # a signal to all processes of a job ends the data workers, too
+        if stop is None or not stop.received:
+            raise
     model.train(training)
     if stop is not None and (number := distributed.agree(stop.received)):
         raise StopRequestedError(number)

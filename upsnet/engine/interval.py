@@ -13,6 +13,9 @@ from torch import Tensor
 from upsnet.engine import distributed
 from upsnet.structures import PanopticBatch
 
+NEVER = (math.inf, 0)
+"""When something was not finite, if nothing was."""
+
 
 @dataclass
 class _Step:
@@ -52,9 +55,12 @@ class Interval:
         """
         parts = [] if self._earlier is None else [self._earlier]
         if self._steps:
-            table, failure = self._table()
-            distributed.agree(failure=failure)
-            parts.append(np.mean(distributed.gather(table), axis=0))
+            table, when, failure = self._table()
+            gathered = distributed.gather((when, table))
+            first = min(moment for moment, _ in gathered)
+            if first < NEVER:  # it spreads to all processes with the gradient: where it came first, there is the cause
+                distributed.agree(failure=failure if when == first else None)
+            parts.append(np.mean([rows for _, rows in gathered], axis=0))
         return torch.from_numpy(np.concatenate(parts)) if parts else torch.zeros(0, 0, dtype=torch.float64)
 
     def read(self) -> dict[str, float]:
@@ -65,23 +71,23 @@ class Interval:
         self._earlier = None
         return dict(zip(names, means, strict=True))
 
-    def _table(self) -> tuple[npt.NDArray[np.float64], FloatingPointError | None]:
-        """This process's rows, and what is wrong with the first that is not finite."""
+    def _table(self) -> tuple[npt.NDArray[np.float64], tuple[float, int], FloatingPointError | None]:
+        """This process's rows, when something is first not finite (iteration; 0 a loss, 1 the norm), and the error."""
         names = list(self._steps[0].losses[0])
         stacked = [torch.stack([torch.stack([p[n].float() for n in names]) for p in s.losses]) for s in self._steps]
         losses = torch.stack(stacked).cpu().numpy()
         norms = torch.stack([step.gradient_norm.float() for step in self._steps]).cpu().numpy()
-        failure = None
+        table = np.concatenate([losses.astype(np.float64).mean(1), norms[:, None].astype(np.float64)], 1)
         for step, parts, norm in zip(self._steps, losses, norms, strict=True):
             for files, row in zip(step.files, parts.tolist(), strict=True):
-                wrong = [
-                    f"{name}={value:g}" for name, value in zip(names, row, strict=True) if not math.isfinite(value)
-                ]
-                failure = failure or (_not_finite(step.iteration, wrong, files) if wrong else None)
+                named = zip(names, row, strict=True)
+                wrong = [f"{name}={value:g}" for name, value in named if not math.isfinite(value)]
+                if wrong:
+                    return table, (step.iteration, 0), _not_finite(step.iteration, wrong, files)
             if not math.isfinite(norm):
-                wrong = [f"gradient norm={norm:g}"]
-                failure = failure or _not_finite(step.iteration, wrong, [f for files in step.files for f in files])
-        return np.concatenate([losses.astype(np.float64).mean(1), norms[:, None].astype(np.float64)], 1), failure
+                files = [file for part in step.files for file in part]
+                return table, (step.iteration, 1), _not_finite(step.iteration, [f"gradient norm={norm:g}"], files)
+        return table, NEVER, None
 
 
 def _not_finite(iteration: int, terms: list[str], files: list[str]) -> FloatingPointError:

@@ -22,6 +22,7 @@ FREE_TO_CHANGE = frozenset(
         "data.num_workers",
         "data.max_unreadable",
         "evaluate.panels",
+        "model.backbone.checkpoint_activations",  # for the run that met too large a picture
         *(f"train.{name}_every" for name in ("log", "checkpoint", "evaluate", "histograms")),
         "train.keep_checkpoints",
     }

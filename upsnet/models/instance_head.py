@@ -136,7 +136,8 @@ class InstanceHead(nn.Module):
 
     def sample(self, proposals: Tensor, valid: Tensor, truth: PanopticTarget) -> SampledRois:
         """Draws the RoIs of the losses from the proposals [B, P, 4] and the true boxes."""
-        boxes = torch.cat([proposals, truth.boxes], 1)
+        # Once a weight is not a number no box is: not to index by them leaves it to the losses to say so.
+        boxes = torch.cat([proposals.nan_to_num(), truth.boxes], 1)
         candidate = torch.cat([valid, truth.is_instance], 1)
         found = match(truth, boxes)
         foreground = candidate & (found.iou >= self.positive_iou)
