@@ -97,12 +97,7 @@ def list_pictures(root: Path, split: str) -> list[Path]:
     Raises:
         FileNotFoundError: there is no such folder, or no picture in it.
     """
-    folder = root / "leftImg8bit" / split
-    pictures = sorted(folder.glob(f"*/*{PICTURE}"))
-    if not pictures:
-        reason = "no */*" + PICTURE if folder.is_dir() else "no such folder"
-        raise FileNotFoundError(f"{folder}: {reason}; {DOWNLOAD} into {root}")
-    return pictures
+    return _list_files(root, "leftImg8bit", split, PICTURE)
 
 
 def list_truth(root: Path, split: str) -> list[Path]:
@@ -111,10 +106,14 @@ def list_truth(root: Path, split: str) -> list[Path]:
     Raises:
         FileNotFoundError: there is no such folder, or no such file in it.
     """
-    folder = root / "gtFine" / split
-    files = sorted(folder.glob(f"*/*{TRUTH}"))
+    return _list_files(root, "gtFine", split, TRUTH)
+
+
+def _list_files(root: Path, part: str, split: str, ending: str) -> list[Path]:
+    folder = root / part / split
+    files = sorted(folder.glob(f"*/*{ending}"))
     if not files:
-        reason = "no */*" + TRUTH if folder.is_dir() else "no such folder"
+        reason = f"no */*{ending}" if folder.is_dir() else "no such folder"
         raise FileNotFoundError(f"{folder}: {reason}; {DOWNLOAD} into {root}")
     return files
 
