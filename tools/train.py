@@ -4,8 +4,9 @@
 python tools/train.py --config configs/shapes_r18.yaml --output runs/demo train.iterations=500
 torchrun --nproc-per-node 8 --max-restarts 3 tools/train.py --config configs/coco_r50.yaml --output runs/coco_r50
 
-SIGTERM, SIGUSR1 and SIGINT save and end the run at the next step. Exit codes: 0 the run is complete; 128 + number of
-the signal (143, 138, 130) it was stopped, and --resume goes on; 2 a mistake, in one line; 1 another process failed.
+SIGTERM, SIGUSR1, SIGHUP and SIGINT save and end the run at the next step. Exit codes: 0 the run is complete; 128 +
+number of the signal (143, 138, 129, 130) it was stopped, and --resume goes on; 2 a mistake, in one line; 1 another
+process failed.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import timedelta
 from itertools import islice
 
 import pytest
@@ -177,6 +178,12 @@ def test_processes_started_again_meet_beside_what_others_left_in_the_store():
             nodes[0].kill()
         nodes[0].join(60)
         assert [node.exitcode for node in nodes] == ([-signal.SIGKILL, 3] if attempt == 0 else [0, 0])
+
+
+def test_processes_that_never_come_are_named():
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=0.1))
+    with pytest.raises(TimeoutError, match="for processes 1, 2, expected 3 in all"):
+        distributed._own_part(store, 0, 3)
 
 
 @needs_fork

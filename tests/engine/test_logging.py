@@ -96,3 +96,7 @@ def test_rows_that_will_be_written_again_leave_the_log(tmp_path):
         with RunLog(tmp_path, start=4, stop=9, evaluation_due=evaluation_due, device=CPU, enabled=True):
             pass
         assert [json.loads(line) for line in path.read_text().splitlines()] == kept
+    path.write_text(broken := '{"iteration": 1, "lr": 1}\n{"iteration": 2}}\n')
+    with pytest.raises(ValueError, match=r"metrics.jsonl: not a row of JSON: '{\"iteration\": 2}}"):
+        RunLog(tmp_path, start=4, stop=9, evaluation_due=False, device=CPU, enabled=True)
+    assert path.read_text() == broken

@@ -73,7 +73,7 @@ def test_ten_kills_change_nothing(tmp_path):
 
 
 @needs_fork
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_stops_at_the_next_step_and_loses_nothing(whole, tmp_path, number):
     def ask(trainer):
         if trainer.iteration == 1:
@@ -140,6 +140,16 @@ def test_a_second_interrupt_aborts_and_the_same_one_sent_twice_does_not():
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_hangup_that_the_launcher_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as `nohup` does
+    try:
+        with StopSignals() as signals:
+            signal.raise_signal(signal.SIGHUP)
+            assert not signals.received
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @needs_fork

@@ -85,7 +85,13 @@ def _own_part(store: Any, number: int, size: int) -> Any:
         name = store.get(f"upsnet/answer to/{name}").decode()
         store.set(f"upsnet/{name}/heard/{number}", "")
     waiting = set(range(1, size)) if number == 0 else set()
+    deadline = time.monotonic() + store.timeout.total_seconds()
     while waiting:
+        if time.monotonic() > deadline:
+            raise TimeoutError(
+                f"waited {store.timeout.total_seconds():.0f} s for processes {', '.join(map(str, sorted(waiting)))}, "
+                f"expected {size} in all: start as many as WORLD_SIZE says"
+            )
         for other in waiting:
             if store.check([f"upsnet/asks/{other}"]):
                 store.set(f"upsnet/answer to/{store.get(f'upsnet/asks/{other}').decode()}", name)
@@ -155,6 +161,8 @@ def data_parallel(model: nn.Module, device: torch.device, *, accumulates: bool) 
     """
     if world_size() == 1:
         return model
+    # The mask branch indexes its last weight, whose gradient is thus laid out anew: a few kilobytes are copied.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch 2.14 has a new name for broadcast_buffers, 2.11 has not
         return DistributedDataParallel(

@@ -148,7 +148,12 @@ def _reopen(path: Path, start: int, evaluation_due: bool) -> TextIO:
     def stays(text: str) -> bool:
         if not text.endswith("}\n"):
             return False
-        row = json.loads(text)
+        try:
+            row = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{path}: not a row of JSON: {text[:80]!r} ({error.msg}); remove it, or move the file away"
+            ) from None
         is_evaluation = "lr" not in row
         return row["iteration"] < start or (row["iteration"] == start and not (is_evaluation and evaluation_due))
 

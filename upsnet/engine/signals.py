@@ -7,7 +7,9 @@ import threading
 import time
 from types import FrameType, TracebackType
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, *((signal.SIGUSR1,) if hasattr(signal, "SIGUSR1") else ()))
+STOP_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP") if hasattr(signal, name)
+)
 
 
 class StopRequestedError(Exception):
@@ -23,7 +25,9 @@ class StopRequestedError(Exception):
 
 
 class StopSignals:
-    """Remembers the first of SIGTERM, SIGINT and SIGUSR1; a context manager.
+    """Remembers the first of SIGTERM, SIGINT, SIGUSR1 and SIGHUP; a context manager.
+
+    A SIGHUP that the launcher ignores (`nohup`) stays ignored.
 
     A second SIGINT, a second or more after the first signal, raises KeyboardInterrupt at once (launchers send the
     terminal's own again). In another thread than the main one Python takes no signals: nothing is changed there.
@@ -39,7 +43,11 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._receive) for number in STOP_SIGNALS}
+            self._before = {
+                number: signal.signal(number, self._receive)
+                for number in STOP_SIGNALS
+                if not (number.name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN)
+            }
         return self
 
     def __exit__(

@@ -115,7 +115,7 @@ class Trainer:
         self._interval = Interval(state["interval"] if len(state["interval"]) else None)
 
     def run(self) -> dict[str, Any] | None:
-        """Trains to the end, or until SIGTERM, SIGINT or SIGUSR1 asks to stop.
+        """Trains to the end, or until a signal asks to stop (`StopSignals`).
 
         Returns:
             The metrics of the last evaluation; None if the run was stopped.
