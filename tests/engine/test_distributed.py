@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from datetime import timedelta
+from functools import partial
 from itertools import islice
 
 import pytest
@@ -19,10 +20,12 @@ from upsnet.config import parse_config
 from upsnet.data import loader as data_loader
 from upsnet.data.loader import BatchSampler, open_dataset
 from upsnet.engine import distributed
+from upsnet.engine import train as training
 from upsnet.engine.checkpoint import load_checkpoint
 from upsnet.engine.optim import learning_rate
 from upsnet.engine.resume import CheckpointFiles
 from upsnet.models.build import build_model
+from upsnet.models.compiled import compile_loss
 
 from ..conftest import ROOT
 from .processes import SMALL, assert_same_end, iteration, needs_fork, rows, train, train_group
@@ -31,13 +34,12 @@ STEADY = ("model.backbone.norm=gn", "train.log_every=1", "train.evaluate_every=2
 """No batch statistics, which depend on how a batch is split."""
 
 
-def assert_two_follow_one(folder, steps, batch_size, accumulate=1):
+def assert_two_follow_one(folder, steps, batch_size, accumulate=1, *of_two, patch=None):
     whole = batch_size * accumulate
     options = (*STEADY, f"train.iterations={steps}")
     train(folder / "one", *options, f"train.batch_size={whole}")
-    codes, words = train_group(
-        folder / "two", 2, *options, f"train.batch_size={batch_size}", f"train.accumulate={accumulate}"
-    )
+    options = (*options, f"train.batch_size={batch_size}", f"train.accumulate={accumulate}", *of_two)
+    codes, words = train_group(folder / "two", 2, *options, patch=patch)
     assert codes == [0, 0], words
     assert words[1] == "", "the first process speaks for all"
     ours, theirs = rows(folder / "one"), rows(folder / "two")
@@ -60,6 +62,16 @@ def test_two_processes_follow_one(tmp_path):
 @pytest.mark.parametrize(("batch_size", "accumulate"), [(8, 1), (4, 2)])
 def test_two_processes_follow_one_for_twenty_steps_of_eight_images(tmp_path, batch_size, accumulate):
     assert_two_follow_one(tmp_path, 20, batch_size, accumulate)
+
+
+@needs_fork
+@pytest.mark.slow
+@pytest.mark.parametrize(("batch_size", "accumulate"), [(4, 1), (2, 2)])
+def test_two_processes_that_compile_follow_one_that_does_not(tmp_path, batch_size, accumulate):
+    def compile_sooner():
+        training.compile_loss = partial(compile_loss, backend="aot_eager")
+
+    assert_two_follow_one(tmp_path, 3, batch_size, accumulate, "train.compile=true", patch=compile_sooner)
 
 
 @needs_fork
