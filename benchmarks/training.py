@@ -111,7 +111,7 @@ class Torchvision:
         self.model: nn.Module = MaskRCNN(backbone, 81, min_size=min(height, width), max_size=max(height, width))
         self.model.to(device)
         calm(backbone.body)
-        self.run = torch.compile(self.model, dynamic=False) if case["compiled"] else self.model
+        self.run = torch.compile(self.model) if case["compiled"] else self.model
         self.mask_layer: nn.Module = self.model.roi_heads.mask_predictor.conv5_mask
         assert batch.target is not None
         truth = batch.target
@@ -241,12 +241,13 @@ def measure(name: str, device: str, repeats: int, threads: int) -> dict[str, Any
     case |= {"compiled": bool(compiled), "threads": threads}
     sides = {side: Child({**case, "side": side}) for side in ("ours", "torchvision")}
     steps: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
-    for _ in range(repeats + 2):
+    warm_up = 12 if compiled else 2  # sizes that vary compile anew, until torch gives up on them
+    for _ in range(repeats + warm_up):
         for side, child in sides.items():
             steps[side].append(child.ask("step"))
     rows = {}
     for side, child in sides.items():
-        row = {key: statistics.median(s[key] for s in steps[side][2:]) for key in ("cpu_s", "ms")}
+        row = {key: statistics.median(s[key] for s in steps[side][warm_up:]) for key in ("cpu_s", "ms")}
         peak = max(s["peak_mb"] for s in steps[side])
         rows[side] = {
             "cpu_s": round(row["cpu_s"], 3), "median_ms": round(row["ms"], 1), "peak_mb": round(peak, 1),

@@ -23,12 +23,13 @@ head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 
 # torchrun takes SIGTERM, not SIGUSR1, and hands it on to its processes. It has to come from scancel: srun itself might
 # end the step at a SIGTERM instead of passing it on. The step of the only srun is number 0.
-is_over=false
+is_out_of_time=false
 end_run() {
-  is_over=true
   scancel --signal=TERM "$SLURM_JOB_ID.0" || true
 }
-trap end_run USR1 TERM
+trap 'is_out_of_time=true; end_run' USR1
+trap end_run TERM # from scancel, or from a preemption, after which SLURM itself queues the job again if it is set up so
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=150 # seconds that torchrun gives the processes to save, 30 otherwise
 
 # Since SLURM 22.05 srun gives one core to a task unless it is told the number again.
 srun --cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=1 torchrun \
@@ -45,8 +46,8 @@ while kill -0 "$run" 2>/dev/null; do
   wait "$run" || status=$?
 done
 
-# A run that came to its end, or failed, is not queued again; one that ran out of time is.
-if [ "$is_over" = true ] && [ "$status" -ne 0 ]; then
+# A run that came to its end, failed or was cancelled is not queued again; one that ran out of time is.
+if [ "$is_out_of_time" = true ] && [ "$status" -ne 0 ]; then
   scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$status"

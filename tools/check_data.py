@@ -17,7 +17,6 @@ import shutil
 import sys
 from pathlib import Path
 
-from PIL import Image
 from tqdm import tqdm
 
 from upsnet.config import load_config
@@ -28,7 +27,7 @@ from upsnet.data.doctor.screen import describe
 from upsnet.data.predictions import truth_as_prediction
 from upsnet.engine.data_check import examine
 from upsnet.errors import run_tool
-from upsnet.files import atomic_path, write_json
+from upsnet.files import write_json, write_picture
 from upsnet.inference.visualize import overlay
 
 
@@ -105,8 +104,7 @@ def _draw(diagnosis: Diagnosis, folder: Path, count: int) -> None:
             categories = split.examiner.categories
             picture = overlay(sample.image, truth_as_prediction(sample, categories), categories)
             name = f"{number:03d}_{Path(sample.file_name).stem}.jpg"
-            with atomic_path(folder / split.name / name) as path:
-                Image.fromarray(picture).save(path, quality=90)
+            write_picture(folder / split.name / name, picture)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from upsnet.data.loader import open_dataset
 from upsnet.engine import distributed
 from upsnet.engine.checkpoint import load_checkpoint
 from upsnet.engine.evaluate import evaluate
-from upsnet.engine.logging import flatten
+from upsnet.engine.logging import headlines
 from upsnet.errors import run_tool
 from upsnet.files import atomic_path, write_json
 from upsnet.inference.visualize import overlay
@@ -86,7 +86,7 @@ def main() -> None:
     if result is None:
         return
     metrics, report, identity = result
-    for name, value in {**flatten(metrics), **_beside_pq(metrics["panoptic"])}.items():
+    for name, value in {**headlines(metrics), **_beside_pq(metrics["panoptic"])}.items():
         print(f"{name:12s} {value:7.3f}")
     if args.output is not None:
         write_json(args.output / "metrics.json", metrics)

@@ -17,13 +17,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 from tqdm import tqdm
 
 from upsnet.data.panoptic_png import write_panoptic_png
 from upsnet.data.predictions import prediction_rows
 from upsnet.errors import run_tool
-from upsnet.files import IMAGE_SUFFIXES, atomic_path, read_image, write_json
+from upsnet.files import IMAGE_SUFFIXES, atomic_path, read_image, write_json, write_picture
 from upsnet.inference.predictor import PanopticPredictor
 from upsnet.inference.visualize import overlay
 from upsnet.structures import PanopticPrediction
@@ -83,8 +82,7 @@ def predict_images(predictor: PanopticPredictor, images: list[Path], output: Pat
             continue
         prediction = predictor(image)
         write_prediction(prediction, output / f"{path.stem}.png", path.name)
-        with atomic_path(output / f"{path.stem}_overlay.jpg") as temporary:
-            Image.fromarray(overlay(image, prediction, predictor.categories)).save(temporary, quality=92)
+        write_picture(output / f"{path.stem}_overlay.jpg", overlay(image, prediction, predictor.categories))
     if failures:
         raise ValueError(f"{len(failures)} of {len(images)} images failed: {'; '.join(failures[:5])}")
 

@@ -91,7 +91,7 @@ class DataConfig(Section):
     size_divisor: Annotated[int, Field(ge=32, multiple_of=32)] = 32
     num_workers: Annotated[int, Field(ge=0)] = 2
     max_unreadable: Annotated[int, Field(ge=0)] = 10
-    """How many training images may turn out unreadable, each being replaced by another, before training stops."""
+    """How many training images a process may find unreadable, and replace by others, before training stops."""
 
 
 class LossConfig(Section):

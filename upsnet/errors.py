@@ -10,7 +10,7 @@ def run_tool(main: Callable[[], None]) -> None:
     """Runs the body of a command-line tool; expected errors are printed as one line without a traceback."""
     try:
         main()
-    except (OSError, ValueError, FloatingPointError) as error:
+    except (OSError, ValueError, FloatingPointError, MemoryError) as error:
         text = str(error).strip()
         if text.startswith("Caught ") and "DataLoader worker" in text:  # torch wraps the worker's traceback in the text
             text = text.splitlines()[-1].partition(": ")[2]

@@ -69,6 +69,8 @@ class Training:
         cv2.setNumThreads(0)
         os.environ.update({k: str(v) for k, v in environment.items()})
         sys.argv = [str(part) for part in argv]
+        for number in (signal.SIGINT, signal.SIGHUP):  # whoever runs the tests may ignore them
+            signal.signal(number, signal.SIG_DFL)
         if before_step is not None:
             step = Trainer._step
 

@@ -24,6 +24,7 @@ from upsnet.engine import train as training
 from upsnet.engine.checkpoint import load_checkpoint
 from upsnet.engine.optim import learning_rate
 from upsnet.engine.resume import CheckpointFiles
+from upsnet.engine.train import Trainer
 from upsnet.models.build import build_model
 from upsnet.models.compiled import compile_loss
 
@@ -190,6 +191,20 @@ def test_processes_started_again_meet_beside_what_others_left_in_the_store():
             nodes[0].kill()
         nodes[0].join(60)
         assert [node.exitcode for node in nodes] == ([-signal.SIGKILL, 3] if attempt == 0 else [0, 0])
+
+
+def test_more_processes_than_gpus_and_batches_that_cannot_be_shared_are_told(make_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(distributed, "world_size", lambda: 3)
+    with pytest.raises(ValueError, match=r"train.batch_size 2 over 3 processes, expected a multiple"):
+        Trainer(make_config(), tmp_path / "run", torch.device("cpu"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with (
+        pytest.raises(ValueError, match=r"process 2 of this machine has no GPU, found 2; expected --nproc-per-node 2"),
+        distributed.process_group(),
+    ):
+        pass
 
 
 def test_processes_that_never_come_are_named():

@@ -69,6 +69,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_images_and_terms(make_config, 
 
 def test_accumulation_equals_one_large_batch(make_config, tmp_path):
     options = ("model.backbone.norm=gn", "train.warmup_iterations=0", "train.momentum=0", "train.iterations=1")
+    options += ("train.clip_gradient=null",)  # which would hide a wrong scale
     grown = []
     for name, batch_size, accumulate in (("a", 4, 1), ("b", 2, 2)):
         config = make_config(*options, f"train.batch_size={batch_size}", f"train.accumulate={accumulate}")
@@ -77,6 +78,16 @@ def test_accumulation_equals_one_large_batch(make_config, tmp_path):
         grown.append(trainer.model.state_dict())
     for key, value in grown[0].items():
         torch.testing.assert_close(value, grown[1][key], rtol=1e-4, atol=1e-5)
+
+
+def test_a_step_that_needs_too_much_memory_names_its_images_and_the_remedies(make_config, tmp_path, monkeypatch):
+    def fail(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(Trainer, "_step", fail)
+    words = r"iteration 0: 2 images of 64x\d+ \(\d+\.png, \d+\.png\) need.*2.00 GiB.*train.batch_size.*accumulate"
+    with pytest.raises(MemoryError, match=words):
+        Trainer(make_config(), tmp_path, CPU).run()
 
 
 @pytest.mark.parametrize("heads", ["semantic", "instance"])
@@ -168,10 +179,12 @@ def test_weights_decay_and_biases_do_not(model, make_config):
         assert len(decayed["params"]) + len(free["params"]) == len(list(model.parameters()))
 
 
-def test_precision_is_bf16_only_where_it_is_native():
+def test_precision_is_bf16_only_where_it_is_native(monkeypatch):
     assert autocast_dtype("fp32", CPU) is None
     assert autocast_dtype("bf16", CPU) is torch.bfloat16
-    assert autocast_dtype("auto", CPU) in (None, torch.bfloat16)
+    for is_native, dtype in ((True, torch.bfloat16), (False, None)):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda found=is_native: found)
+        assert autocast_dtype("auto", CPU) is dtype
 
 
 def test_models_of_one_seed_are_equal(config, dataset):

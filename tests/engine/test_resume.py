@@ -131,7 +131,7 @@ def test_a_signal_to_all_processes_of_a_job_stops_an_evaluation_whose_data_worke
 
 
 def test_a_second_interrupt_aborts_and_the_same_one_sent_twice_does_not():
-    before = signal.getsignal(signal.SIGINT)
+    outside = signal.signal(signal.SIGINT, before := signal.default_int_handler)
     with StopSignals() as signals:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
@@ -139,7 +139,7 @@ def test_a_second_interrupt_aborts_and_the_same_one_sent_twice_does_not():
         signals._since -= 1
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.signal(signal.SIGINT, outside) is before
 
 
 def test_a_hangup_that_the_launcher_ignores_stays_ignored():
@@ -167,6 +167,10 @@ def test_a_checkpoint_that_is_cut_is_stepped_over_and_named(whole, tmp_path):
     assert "last.pt: cannot be read as a checkpoint" in words
     assert "going on from last-00000003.pt in its place" in words
     assert_same_end(folder, whole)
+    (folder / "last.pt").write_bytes(b"")
+    code, words = Training(folder, "--resume", "seed=5").wait()
+    assert code == 2
+    assert re.search(r"seed is 5, expected 0 as in .*last-\d+.pt", words), "the file that was read"
 
 
 def test_a_checkpoint_of_which_one_bit_is_wrong_is_refused(checkpoint):

@@ -19,8 +19,8 @@ COMMANDS = {
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs bash")
-@pytest.mark.parametrize("is_stopped", [True, False])
-def test_a_job_at_its_time_limit_stops_its_step_and_is_queued_again(tmp_path, is_stopped):
+@pytest.mark.parametrize("received", [signal.SIGUSR1, signal.SIGTERM, None])
+def test_a_job_that_is_told_to_stops_its_step_and_at_its_time_limit_is_queued_again(tmp_path, received):
     for name, body in COMMANDS.items():
         (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
         (tmp_path / name).chmod(0o755)
@@ -34,8 +34,8 @@ def test_a_job_at_its_time_limit_stops_its_step_and_is_queued_again(tmp_path, is
     deadline = time.monotonic() + 60
     while not (tmp_path / "step").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
-    if is_stopped:
-        job.send_signal(signal.SIGUSR1)
+    if received:
+        job.send_signal(received)
     else:
         (tmp_path / "step").unlink()  # the run comes to its end
     code = job.wait(60)
@@ -44,4 +44,5 @@ def test_a_job_at_its_time_limit_stops_its_step_and_is_queued_again(tmp_path, is
     assert "--rdzv-endpoint node1:29500" in words
     assert "--config a.yaml --output runs/a --resume seed=1\n" in words
     assert "killed" not in words
-    assert (code != 0) == ("scancel --signal=TERM 7.0" in words) == ("scontrol requeue 7" in words) == is_stopped
+    assert (code != 0) == ("scancel --signal=TERM 7.0" in words) == (received is not None)
+    assert ("scontrol requeue 7" in words) == (received == signal.SIGUSR1), "a job that is cancelled stays cancelled"

@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from upsnet.data.categories import CategorySet
 from upsnet.data.panoptic_png import segment_geometry, write_panoptic_png
-from upsnet.files import atomic_path, write_json
+from upsnet.files import write_json, write_picture
 from upsnet.structures import PanopticOutput, PanopticPrediction, Sample, Segment
 
 
@@ -136,8 +135,7 @@ def write_samples(samples: Iterable[Sample], categories: CategorySet, root: Path
     """Writes samples as a data set in COCO panoptic layout: `root/split/*.png` and `root/annotations/`."""
     writer = PanopticWriter(root / "annotations" / f"panoptic_{split}.json", categories)
     for sample in samples:
-        with atomic_path(root / split / sample.file_name) as path:
-            Image.fromarray(sample.image).save(path)
+        write_picture(root / split / sample.file_name, sample.image)
         rows = truth_rows(sample.segment_map, sample.classes, sample.is_crowd, categories)
         writer.add(sample.image_id, sample.file_name, sample.segment_map, rows)
     writer.close()

@@ -27,6 +27,16 @@ def image_seed(seed: int, epoch: int, index: int, repeat: int = 0) -> int:
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
+def require_equal_shares(batch_size: int, world_size: int) -> None:
+    """Checks that every process gets as many images of a batch.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if batch_size % world_size:
+        raise ValueError(f"train.batch_size {batch_size} over {world_size} processes, expected a multiple")
+
+
 class BatchSampler(Sampler[list[Key]]):
     """Endless batches for training, grouped by aspect ratio, in an order set by the seed.
 
@@ -54,8 +64,7 @@ class BatchSampler(Sampler[list[Key]]):
         world_size: int = 1,
         factors: npt.NDArray[np.float64] | None = None,
     ) -> None:
-        if batch_size % world_size:
-            raise ValueError(f"train.batch_size {batch_size} over {world_size} processes, expected a multiple")
+        require_equal_shares(batch_size, world_size)
         self.is_wide = [width > height for height, width in sizes]
         self.batch_size, self.seed, self.factors = batch_size, seed, factors
         self.start, self.stop, self.rank, self.world_size = start, stop, rank, world_size

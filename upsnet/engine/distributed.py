@@ -50,9 +50,15 @@ def process_group() -> Iterator[torch.device]:
     """Joins the processes that `torchrun` started, if it did, and gives this one's device.
 
     If a process fails, those that fail because of it leave without a word, so that the cause is what one reads.
+
+    Raises:
+        ValueError: there are more processes than GPUs.
     """
     use_cuda = torch.cuda.is_available()
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if use_cuda else torch.device("cpu")
+    local, gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if use_cuda and local >= gpus:
+        raise ValueError(f"process {local} of this machine has no GPU, found {gpus}; expected --nproc-per-node {gpus}")
+    device = torch.device("cuda", local) if use_cuda else torch.device("cpu")
     if use_cuda:
         torch.cuda.set_device(device)
     if "RANK" not in os.environ:

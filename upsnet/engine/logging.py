@@ -126,7 +126,7 @@ class RunLog:
 
     def evaluation(self, iteration: int, metrics: dict[str, Any], panel: npt.NDArray[np.uint8] | None) -> None:
         """Logs an evaluation and a picture of predictions beside truth, uint8 [H, W, 3]."""
-        values = flatten(metrics)
+        values = headlines(metrics)
         self.row(iteration, values, None, prefix="val")
         if self.board is not None and panel is not None:
             self.board.add_image("val/prediction_and_truth", panel, iteration, dataformats="HWC")
@@ -163,7 +163,7 @@ def _reopen(path: Path, start: int, evaluation_due: bool) -> TextIO:
     return path.open("a")
 
 
-def flatten(metrics: dict[str, Any]) -> dict[str, float]:
+def headlines(metrics: dict[str, Any]) -> dict[str, float]:
     """The headline numbers of `metrics.json` under short names."""
     values: dict[str, float] = {}
     if metrics["panoptic"] is not None:

@@ -10,26 +10,25 @@ import torch
 
 from upsnet.structures import PanopticBatch, map_tensors
 
-AHEAD = 2
-
 
 class Prefetcher:
     """An iterator over batches on `device`. On the CPU it hands them through.
 
     A step returns to the host long before the device has done it, so the host asks for the next batch while the
     device still computes: all it takes for the copy to overlap is a stream of its own. The host is held back where
-    it is more than `AHEAD` batches in front, which bounds the memory that waiting batches take.
+    it is more than `ahead` batches in front, which bounds the memory that waiting batches take.
 
     Args:
         batches: from the data loader.
         device: to copy them to.
+        ahead: batches of two updates at least, for the host to prepare one while the device computes the other.
 
     Attributes:
         seconds: spent waiting for the data loader so far.
     """
 
-    def __init__(self, batches: Iterable[PanopticBatch], device: torch.device) -> None:
-        self.batches, self.device = iter(batches), device
+    def __init__(self, batches: Iterable[PanopticBatch], device: torch.device, *, ahead: int) -> None:
+        self.batches, self.device, self.ahead = iter(batches), device, ahead
         self.seconds = 0.0
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._taken: deque[torch.cuda.Event] = deque()
@@ -46,7 +45,7 @@ class Prefetcher:
     def _copy(self, batch: PanopticBatch, stream: torch.cuda.Stream) -> PanopticBatch:
         current = torch.cuda.current_stream(self.device)
         self._taken.append(current.record_event())
-        if len(self._taken) > AHEAD:
+        if len(self._taken) > self.ahead:
             self._taken.popleft().synchronize()
         with torch.cuda.stream(stream):
             copied = batch.to(self.device)

@@ -21,9 +21,11 @@ FREE_TO_CHANGE = frozenset(
     {
         "data.num_workers",
         "data.max_unreadable",
+        "evaluate.batch_size",
         "evaluate.panels",
         "model.backbone.checkpoint_activations",  # for the run that met too large a picture
         *(f"train.{name}_every" for name in ("log", "checkpoint", "evaluate", "histograms")),
+        "train.compile",  # for the run whose graph does not compile
         "train.keep_checkpoints",
     }
 )
@@ -39,19 +41,20 @@ class CheckpointFiles:
 
     Attributes:
         iteration: of `last.pt`; None if there is none, or if it cannot be read.
+        found: the file that `newest` has read.
     """
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder, self.keep = folder, keep
-        self.last = folder / "last.pt"
+        self.last = self.found = folder / "last.pt"
         self.iteration: int | None = None
 
     def older(self) -> list[Path]:
         """Those before `last.pt`, the newest first."""
         return sorted(self.folder.glob("last-*.pt"), reverse=True)
 
-    def none(self) -> tuple[None, list[str]]:
-        """What `newest` gives where there is no checkpoint.
+    def require_none(self) -> tuple[None, list[str]]:
+        """What `newest` gives where there is no checkpoint, as it must be.
 
         Raises:
             FileExistsError: there is one.
@@ -76,7 +79,7 @@ class CheckpointFiles:
             except ValueError as error:
                 faults.append(str(error))
                 continue
-            self.iteration = state["iteration"] if path == self.last else None
+            self.iteration, self.found = state["iteration"] if path == self.last else None, path
             notes = [f"warning: {fault}; going on from {path.name} in its place" for fault in faults]
             return checkpoint, notes
         if faults:
@@ -107,8 +110,9 @@ class CheckpointFiles:
         remedy = "expected a folder that holds the checkpoints; free some space, or choose another --output"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for left in self.folder.glob(".*.pt"):
-                left.unlink()
+            for kind in ("*.pt", "metrics.*.json*", "config.*.yaml", "comparison.*.jpg", "profile.*.gz"):
+                for left in self.folder.glob("." + kind):
+                    left.unlink()
             held = sum(path.stat().st_size for path in self.folder.glob("*.pt"))
             needed = (self.keep + 1) * (weights + training) + 2 * weights - held  # one more of each while it is written
             free = shutil.disk_usage(self.folder).free

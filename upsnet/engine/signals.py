@@ -27,7 +27,7 @@ class StopRequestedError(Exception):
 class StopSignals:
     """Remembers the first of SIGTERM, SIGINT, SIGUSR1 and SIGHUP; a context manager.
 
-    A SIGHUP that the launcher ignores (`nohup`) stays ignored.
+    What the launcher ignores (SIGHUP under `nohup`, SIGINT in the background of a script) stays ignored.
 
     A second SIGINT, a second or more after the first signal, raises KeyboardInterrupt at once (launchers send the
     terminal's own again). In another thread than the main one Python takes no signals: nothing is changed there.
@@ -46,7 +46,7 @@ class StopSignals:
             self._before = {
                 number: signal.signal(number, self._receive)
                 for number in STOP_SIGNALS
-                if not (number.name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN)
+                if signal.getsignal(number) != signal.SIG_IGN
             }
         return self
 

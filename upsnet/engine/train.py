@@ -14,17 +14,17 @@ from typing import Any
 
 import torch
 import yaml
-from PIL import Image
 from torch import Tensor, nn
 
 from upsnet.config import Config
-from upsnet.data.categories import CategorySet
 from upsnet.data.loader import PanopticDataset, open_dataset, open_train_dataset, train_loader
+from upsnet.data.sampler import require_equal_shares
 from upsnet.engine import distributed
 from upsnet.engine.checkpoint import Checkpoint, TrainingState, load_weights, save_checkpoint
 from upsnet.engine.evaluate import comparison_panel, evaluate, headline
 from upsnet.engine.interval import Interval
 from upsnet.engine.logging import RunLog
+from upsnet.engine.memory import remedies_for_memory
 from upsnet.engine.optim import autocast_dtype, build_optimizer, clip_gradient, learning_rate
 from upsnet.engine.prefetch import Prefetcher
 from upsnet.engine.profiling import StepProfiler
@@ -37,7 +37,7 @@ from upsnet.engine.resume import (
     require_same,
 )
 from upsnet.engine.signals import StopRequestedError, StopSignals
-from upsnet.files import atomic_path, write_json
+from upsnet.files import atomic_path, write_json, write_picture
 from upsnet.losses import weighted_total
 from upsnet.models.build import build_model
 from upsnet.models.compiled import compile_loss
@@ -47,7 +47,7 @@ from upsnet.structures import PanopticBatch
 
 
 class Trainer:
-    """One run: builds everything, trains, evaluates, and leaves the run folder of ARCHITECTURE.md.
+    """One run: builds everything, trains, evaluates, and leaves the files that README.md lists.
 
     Args:
         config: the run.
@@ -77,12 +77,13 @@ class Trainer:
         profile: bool = False,
     ) -> None:
         self.config, self.output, self.device = config, output, device
+        require_equal_shares(config.train.batch_size, distributed.world_size())
         self.is_main = distributed.rank() == 0
         self.files = CheckpointFiles(output, config.train.keep_checkpoints)
-        found, self.notes = self.files.newest() if resume else self.files.none()
+        found, self.notes = self.files.newest() if resume else self.files.require_none()
         # A resumed model's classes keep their order, whatever the order in the data set's JSON is by now.
         self.train_set = open_train_dataset(config.data, found.categories if found else None)
-        self.categories: CategorySet = self.train_set.categories
+        self.categories = self.train_set.categories
         self.val_set: PanopticDataset = open_dataset(config.data.val, self.categories)
         self.data = describe_data(self.train_set, self.val_set, config.data)
         torch.manual_seed(config.seed)
@@ -107,8 +108,8 @@ class Trainer:
     def _restore(self, checkpoint: Checkpoint) -> None:
         state = checkpoint.training
         assert state is not None
-        require_same(self.config, self.data, checkpoint, self.files.last)
-        load_weights(self.model, checkpoint.weights, source=str(self.files.last))
+        require_same(self.config, self.data, checkpoint, self.files.found)
+        load_weights(self.model, checkpoint.weights, source=str(self.files.found))
         self.optimizer.load_state_dict(state["optimizer"])
         self.iteration, self.evaluation_due = state["iteration"], state["evaluation_due"]
         self.best, self.best_iteration = state["best"], state["best_iteration"]
@@ -123,7 +124,7 @@ class Trainer:
         self._begin_folder()
         self._since, self._first = time.monotonic(), self.iteration
         model = distributed.data_parallel(self.model, self.device, accumulates=self.config.train.accumulate > 1)
-        batches = Prefetcher(self._loader(), self.device)
+        batches = Prefetcher(self._loader(), self.device, ahead=2 * self.config.train.accumulate)
         self.model.train()
         metrics = None
         log = RunLog(
@@ -141,7 +142,8 @@ class Trainer:
                 group = self._next(batches, signals)
                 if self.stopped:
                     break
-                self._step(model, group)
+                with remedies_for_memory(self.iteration, group):
+                    self._step(model, group)
                 self.iteration += 1
                 log.step()
                 metrics = self._look(log, signals, batches.seconds) or metrics
@@ -149,9 +151,7 @@ class Trainer:
                 self._save()
         if self._profiler is not None:
             self._profiler.close()
-        if self.stopped:
-            return None
-        return metrics or evaluate(self.model, self.val_set, self.config, self.device)
+        return None if self.stopped else metrics or evaluate(self.model, self.val_set, self.config, self.device)
 
     def _begin_folder(self) -> None:
         """Makes the run's folder, if the checkpoints will fit into it, and checks that all processes begin as one."""
@@ -246,8 +246,7 @@ class Trainer:
                 save_checkpoint(self.output / "model.pt", self._checkpoint(metrics))
                 write_json(self.output / "metrics.json", {**metrics, "iteration": self.iteration})
                 if panel is not None:
-                    with atomic_path(self.output / "comparison.jpg") as path:
-                        Image.fromarray(panel).save(path, quality=92)
+                    write_picture(self.output / "comparison.jpg", panel)
         self.evaluation_due = False
         self._save()
         return metrics

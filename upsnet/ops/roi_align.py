@@ -54,7 +54,7 @@ def roi_align(
 
     Args:
         layout: the features.
-        boxes: float32 [B, R, 4], XYXY in image pixels.
+        boxes: float32 [B, R, 4], XYXY in image pixels; (0, 0, 0, 0) gives zeros.
         output_size: bins per side, P.
         levels: int64 [B, R], the level each box pools from.
         sampling_ratio: points per bin and side.
@@ -99,6 +99,10 @@ def roi_align(
     cell = first[..., None, None, None, None] + y[:, :, :, None, :, None] * widths[..., None, None, None, None]
     cell = cell + x[:, :, None, :, None, :]
     weight = y_weight[:, :, :, None, :, None] * x_weight[:, :, None, :, None, :]
+    # Padding pools nothing, from all over the table: a GPU adds the gradients of one row one after the other.
+    is_padding = ~boxes.any(-1)[..., None, None, None, None]
+    spread = torch.arange(cell.numel(), device=device).view_as(cell) % len(layout.table)
+    cell, weight = spread.where(is_padding, cell), weight.masked_fill(is_padding, 0)
     taps = 4 * sampling_ratio**2
     pooled = F.embedding_bag(
         cell.int().reshape(-1, taps), layout.table, per_sample_weights=weight.reshape(-1, taps), mode="sum"
