@@ -35,9 +35,9 @@ STEADY = ("model.backbone.norm=gn", "train.log_every=1", "train.evaluate_every=2
 """No batch statistics, which depend on how a batch is split."""
 
 
-def assert_two_follow_one(folder, steps, batch_size, accumulate=1, *of_two, patch=None):
+def assert_two_follow_one(folder, steps, batch_size, accumulate=1, *more, of_two=(), patch=None):
     whole = batch_size * accumulate
-    options = (*STEADY, f"train.iterations={steps}")
+    options = (*STEADY, f"train.iterations={steps}", *more)
     train(folder / "one", *options, f"train.batch_size={whole}")
     options = (*options, f"train.batch_size={batch_size}", f"train.accumulate={accumulate}", *of_two)
     codes, words = train_group(folder / "two", 2, *options, patch=patch)
@@ -72,7 +72,9 @@ def test_two_processes_that_compile_follow_one_that_does_not(tmp_path, batch_siz
     def compile_sooner():
         training.compile_loss = partial(compile_loss, backend="aot_eager")
 
-    assert_two_follow_one(tmp_path, 3, batch_size, accumulate, "train.compile=true", patch=compile_sooner)
+    several_buckets = "model.instance.box_channels=1024"
+    of_two = ("train.compile=true",)
+    assert_two_follow_one(tmp_path, 3, batch_size, accumulate, several_buckets, of_two=of_two, patch=compile_sooner)
 
 
 @needs_fork
