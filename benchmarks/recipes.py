@@ -42,7 +42,6 @@ OPTIONS: dict[str, list[str]] = {
     "base": [],
     "scale_jitter": ["data.augment.crop_size=[128,128]", "data.augment.jitter_scale=[0.7,1.5]"],
     "copy_paste": ["data.augment.copy_paste=0.5"],
-    "gn_heads": ["model.semantic.norm=gn", "model.instance.mask_norm=gn"],
     "adamw": ["train.optimizer=adamw", "train.lr=0.001", "train.weight_decay=0.05"],
     "mask_pool_7": ["model.instance.mask_pool=7"],
     "mask_small": ["model.instance.mask_channels=32", "model.instance.mask_layers=1"],

@@ -49,7 +49,6 @@ class SemanticConfig(Section):
     num_layers: Annotated[int, Field(ge=1)] = 3
     channels: PositiveInt = 128
     dilation: PositiveInt = 2
-    norm: Literal["none", "gn"] = "none"
 
 
 class RPNConfig(Section):
@@ -100,7 +99,6 @@ class InstanceConfig(Section):
     mask_channels: PositiveInt = 256
     mask_layers: Annotated[int, Field(ge=0)] = 4
     mask_pool: PositiveInt = 14
-    mask_norm: Literal["none", "gn"] = "none"
     mask_slots: PositiveInt | None = None
     """Foreground RoIs that train the mask branch, per image, at most; by default all of them."""
     max_detections: PositiveInt = 100

@@ -58,7 +58,7 @@ class InstanceHead(nn.Module):
         canonical_size: boxes of this size pool from P4.
         min_box: pixels of a clipped box that stay inside the image, per side.
         box_channels, box_pool: width of the hidden layers, bins per side.
-        mask_channels, mask_layers, mask_pool, mask_norm: of the mask branch; masks have 2 * mask_pool cells a side.
+        mask_channels, mask_layers, mask_pool: of the mask branch; masks have 2 * mask_pool cells a side.
         mask_slots: foreground RoIs that train the mask branch, per image, at most; None: all.
         max_detections: K.
     """
@@ -77,7 +77,6 @@ class InstanceHead(nn.Module):
         mask_channels: int = 256,
         mask_layers: int = 4,
         mask_pool: int = 14,
-        mask_norm: str = "none",
         mask_slots: int | None = None,
         max_detections: int = 100,
         min_box: float = 0.0,
@@ -94,7 +93,7 @@ class InstanceHead(nn.Module):
         self.cls_score = nn.Linear(box_channels, num_things + 1)
         self.bbox_pred = nn.Linear(box_channels, 4 * num_things)
         widths = [channels] + [mask_channels] * mask_layers
-        self.mask_layers = nn.Sequential(*(conv_block(i, mask_channels, norm=mask_norm) for i in widths[:-1]))
+        self.mask_layers = nn.Sequential(*(conv_block(i, mask_channels) for i in widths[:-1]))
         self.mask_deconv = nn.ConvTranspose2d(widths[-1], mask_channels, 2, stride=2)
         self.mask_score = nn.Conv2d(mask_channels, num_things, 1)
         for layer in (self.fc6, self.fc7):

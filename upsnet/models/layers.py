@@ -34,9 +34,7 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
 
 
 def make_norm(kind: str, channels: int, eps: float = 1e-5) -> nn.Module:
-    """A normalisation layer: `none`, `gn` (32 groups, fewer for odd widths), `bn` or `frozen_bn`."""
-    if kind == "none":
-        return nn.Identity()
+    """A normalisation layer: `gn` (32 groups, fewer for odd widths), `bn` or `frozen_bn`."""
     if kind == "gn":
         return nn.GroupNorm(math.gcd(32, channels // 2), channels, eps)
     return {"bn": nn.BatchNorm2d, "frozen_bn": FrozenBatchNorm2d}[kind](channels, eps)
@@ -60,11 +58,11 @@ class DeformableConv(DeformConv2d):  # type: ignore[misc]
             return super().forward(x, self.offset(x))
 
 
-def conv_block(inputs: int, outputs: int, *, norm: str = "none", dilation: int = 1) -> nn.Sequential:
-    """3x3 convolution, normalisation, ReLU; He initialisation."""
-    conv = nn.Conv2d(inputs, outputs, 3, padding=dilation, dilation=dilation, bias=norm == "none")
+def conv_block(inputs: int, outputs: int, *, dilation: int = 1) -> nn.Sequential:
+    """3x3 convolution and ReLU; He initialisation."""
+    conv = nn.Conv2d(inputs, outputs, 3, padding=dilation, dilation=dilation)
     init_conv(conv)
-    return nn.Sequential(conv, make_norm(norm, outputs), nn.ReLU(inplace=True))
+    return nn.Sequential(conv, nn.ReLU(inplace=True))
 
 
 def init_conv(conv: nn.Conv2d | nn.ConvTranspose2d) -> None:

@@ -8,20 +8,19 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from upsnet.models.layers import DeformableConv, conv_block, init_normal, make_norm
+from upsnet.models.layers import DeformableConv, conv_block, init_normal
 
 
 class DeformableBlock(nn.Module):
-    """Deformable convolution, normalisation, ReLU."""
+    """Deformable convolution and ReLU."""
 
-    def __init__(self, inputs: int, outputs: int, *, norm: str = "none") -> None:
+    def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.conv = DeformableConv(inputs, outputs)
-        self.norm = make_norm(norm, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs, H, W] -> [B, outputs, H, W]."""
-        return F.relu(self.norm(self.conv(x)))
+        return F.relu(self.conv(x))
 
 
 class SemanticHead(nn.Module):
@@ -34,7 +33,7 @@ class SemanticHead(nn.Module):
         in_channels: of the pyramid.
         num_classes: S + T.
         conv: `dilated` or `deformable`.
-        num_layers, channels, dilation, norm: of the shared subnet.
+        num_layers, channels, dilation: of the shared subnet.
     """
 
     def __init__(
@@ -46,15 +45,14 @@ class SemanticHead(nn.Module):
         num_layers: int = 3,
         channels: int = 128,
         dilation: int = 2,
-        norm: str = "none",
     ) -> None:
         super().__init__()
         widths = [in_channels] * max(1, num_layers - 1) + [channels] * (2 if num_layers > 1 else 1)
         pairs = list(pairwise(widths))
         if conv == "deformable":
-            self.layers = nn.Sequential(*(DeformableBlock(i, o, norm=norm) for i, o in pairs))
+            self.layers = nn.Sequential(*(DeformableBlock(i, o) for i, o in pairs))
         else:
-            self.layers = nn.Sequential(*(conv_block(i, o, norm=norm, dilation=dilation) for i, o in pairs))
+            self.layers = nn.Sequential(*(conv_block(i, o, dilation=dilation) for i, o in pairs))
         self.score = nn.ModuleList(nn.Conv2d(channels, num_classes, 1, bias=level == 0) for level in range(4))
         for score in self.score:
             init_normal(score, std=0.01)
