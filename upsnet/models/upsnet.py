@@ -87,8 +87,9 @@ class UPSNet(nn.Module):
     def features(self, images: Tensor, image_sizes: Tensor) -> list[Tensor]:
         """Images and their valid sizes -> pyramid levels; what stands in the padding has no effect."""
         images = (images.float() - self.pixel_mean) / self.pixel_std
-        images = zero_padding(images, image_sizes).contiguous(memory_format=torch.channels_last)
-        return self.fpn(self.backbone(images))
+        is_last = self.backbone.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+        as_weights = torch.channels_last if is_last else torch.contiguous_format
+        return self.fpn(self.backbone(zero_padding(images, image_sizes).contiguous(memory_format=as_weights)))
 
     def heads(
         self, images: Tensor, image_sizes: Tensor, *, with_instances: bool = False

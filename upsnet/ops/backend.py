@@ -21,6 +21,15 @@ def usable_device(device: torch.device | str) -> torch.device:
         raise ValueError(f"device {str(device)!r} is not available here ({str(error).splitlines()[0]})") from None
 
 
+def fastest_format(device: torch.device) -> torch.memory_format:
+    """How a model's convolutions should lie in memory: channels last, but on CPUs without AVX-512.
+
+    There the gradient of a weight takes twice as long with channels last, and a step of UPSNet-50 1.3 times.
+    """
+    is_wide = device.type != "cpu" or torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    return torch.channels_last if is_wide else torch.contiguous_format
+
+
 def has_kernels(x: Tensor) -> bool:
     """Whether `x` is on a device that our Triton kernels serve, and Triton is installed."""
     return x.is_cuda and _triton_is_installed()
