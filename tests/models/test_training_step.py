@@ -31,6 +31,12 @@ class NoWaiting(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.fixture(autouse=True)
+def forget_other_compilations():
+    """What one test compiled, and which sizes varied in it, is no business of the next."""
+    torch.compiler.reset()
+
+
 def shapes_batch(size, count=2, seed=0):
     data = Shapes(count, size, seed)
     return collate([(data[i], i) for i in range(count)], data.categories.num_stuff, 32)
