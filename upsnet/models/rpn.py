@@ -14,7 +14,7 @@ from upsnet.models.layers import init_normal
 from upsnet.models.matching import match_anchors
 from upsnet.ops.boxes import clip_boxes, decode_boxes, encode_boxes, pairwise_iou
 from upsnet.ops.nms import nms_mask
-from upsnet.ops.sampling import gather_rows, hashed_uniform, sample_ranked
+from upsnet.ops.sampling import at_most, gather_rows, hashed_uniform, sample_ranked
 from upsnet.structures import PanopticTarget
 
 UNIT = (1.0, 1.0)
@@ -157,10 +157,10 @@ class RPN(nn.Module):
             boxes float32 [B, P, 4] in order of falling score, and bool [B, P]: the slot is taken.
         """
         pre_nms, post_nms = self.limits[self.training]
-        slots = min(pre_nms, max(level.shape[1] for level in output.logits))
+        slots = at_most(pre_nms, max(level.shape[1] for level in output.logits))
         all_boxes, all_scores = [], []
         for score, delta, anchor in zip(output.logits, output.deltas, output.anchors, strict=True):
-            top = score.detach().topk(min(slots, score.shape[1]), dim=1)
+            top = score.detach().topk(at_most(slots, score.shape[1]), dim=1)
             boxes = decode_boxes(gather_rows(delta.detach(), top.indices), anchor[top.indices], UNIT)
             boxes = clip_boxes(boxes, image_sizes, self.min_box)
             empty = (boxes[..., 2:] - boxes[..., :2]).amin(-1) <= 0
@@ -170,7 +170,7 @@ class RPN(nn.Module):
         boxes, scores = torch.stack(all_boxes, 1), torch.stack(all_scores, 1)
         keep = nms_mask(boxes.flatten(0, 1), self.nms_iou).view_as(scores)
         scores, boxes = scores.masked_fill(~keep, NEVER).flatten(1), boxes.flatten(1, 2)
-        top = scores.topk(min(post_nms, scores.shape[1]), dim=1)
+        top = scores.topk(at_most(post_nms, scores.shape[1]), dim=1)
         return gather_rows(boxes, top.indices), top.values > NEVER
 
     def losses(self, output: RPNOutput, image_sizes: Tensor, truth: PanopticTarget) -> dict[str, Tensor]:

@@ -31,6 +31,13 @@ def hashed_uniform(seeds: Tensor, stream: int, positions: Tensor) -> Tensor:
     return (_mix(key[:, None] ^ (positions * 0x9E3779B1 & _MASK)) >> 8).float() / 2**24
 
 
+def at_most(count: int, available: int) -> int:
+    """The smaller one. A compiled graph serves one outcome: inductor cannot compare sizes such as min(16, n)."""
+    if torch.compiler.is_exporting():
+        return min(count, available)
+    return count if available >= count else available
+
+
 def sample_ranked(priority: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The `count` entries of highest priority in each row; entries below 0 never count.
 
@@ -41,7 +48,7 @@ def sample_ranked(priority: Tensor, count: int) -> tuple[Tensor, Tensor]:
     Returns:
         indices int64 [B, min(count, M)], and bool of the same shape: the slot is taken.
     """
-    top = priority.topk(min(count, priority.shape[1]), dim=1)
+    top = priority.topk(at_most(count, priority.shape[1]), dim=1)
     return top.indices, top.values >= 0
 
 
