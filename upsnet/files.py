@@ -58,10 +58,10 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=1) + "\n")
 
 
-def write_picture(path: Path, picture: npt.NDArray[np.uint8], quality: int = 92) -> None:
-    """Writes uint8 RGB [H, W, 3] in the format of the suffix, atomically; `quality` is JPEG's."""
+def write_picture(path: Path, picture: npt.NDArray[np.uint8]) -> None:
+    """Writes uint8 RGB [H, W, 3] in the format of the suffix, atomically."""
     with atomic_path(path) as temporary:
-        Image.fromarray(picture).save(temporary, quality=quality)
+        Image.fromarray(picture).save(temporary, quality=92)
 
 
 def read_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:

@@ -24,7 +24,8 @@ def usable_device(device: torch.device | str) -> torch.device:
 def fastest_format(device: torch.device) -> torch.memory_format:
     """How a model's convolutions should lie in memory: channels last, but on CPUs without AVX-512.
 
-    There the gradient of a weight takes twice as long with channels last, and a step of UPSNet-50 1.3 times.
+    There some gradients of weights take up to three times as long with channels last, and a step of UPSNet-50
+    1.15 times (19 against 16.5 CPU seconds; `benchmarks/training.py`'s first case on an AMD EPYC).
     """
     is_wide = device.type != "cpu" or torch.backends.cpu.get_cpu_capability().startswith("AVX512")
     return torch.channels_last if is_wide else torch.contiguous_format

@@ -81,9 +81,8 @@ def _alike(thumbnails: npt.NDArray[np.float32], splits: npt.NDArray[np.int64]) -
         for at in range(first + 1, len(splits), BLOCK):
             rows = np.arange(at, min(at + BLOCK, len(splits)))
             columns = np.arange(first, min(end, rows[-1]))
-            likeness = (coarse[at : rows[-1] + 1] @ coarse[first : columns[-1] + 1].T).round(
-                4
-            )  # the first of equals wins
+            likeness = coarse[at : rows[-1] + 1] @ coarse[first : columns[-1] + 1].T
+            likeness = likeness.round(4)  # the first of equals wins, whatever the rounding of this block
             likeness[rows[:, None] <= columns] = -1
             best = likeness.argmax(1)
             close = np.flatnonzero(likeness.max(1) >= COARSE_ALIKE)
