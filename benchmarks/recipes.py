@@ -3,8 +3,8 @@
 
     python benchmarks/recipes.py --options base copy_paste | grep option >> benchmarks/results/recipes.jsonl
 
-One JSON line a run, three to fourteen CPU minutes each (one thread). Seeds scatter by half a point of PQ, and so do machines
-and precisions: look at the mean of the differences to `base` of the same seed and the same machine.
+One JSON line a run, three to fourteen CPU minutes each (one thread). Seeds scatter by half a point of PQ, and so do
+machines and precisions: look at the mean of the differences to `base` of the same seed and the same machine.
 `rare` and `repeat_factor` train on a set in which nine of ten pictures that show the first thing class are left out;
 `rare_pq` is that class's.
 """

@@ -57,6 +57,20 @@ def test_roi_align_without_the_half_pixel_equals_torchvisions(generator, convent
     torch.testing.assert_close(found, roi_align(level, rois, 7, 1 / 4, sampling_ratio=2, aligned=False))
 
 
+@pytest.mark.parametrize("convention", ["aligned", "legacy"])
+def test_padding_pools_zeros_and_changes_nothing_else(generator, convention):
+    level = torch.randn(2, 4, 5, 6, generator=generator, requires_grad=True)
+    layout = FeatureLayout.of([level], (4,), convention)
+    real = torch.stack([random_boxes(3, 20, generator) for _ in range(2)])
+    boxes = torch.cat([real, torch.zeros(2, 50, 4)], 1)  # more of them than rows of features
+    found = our_roi_align(layout, boxes, 7, torch.zeros(2, 53, dtype=torch.long)).unflatten(0, (2, 53))
+    alone = our_roi_align(layout, real, 7, torch.zeros(2, 3, dtype=torch.long)).unflatten(0, (2, 3))
+    assert torch.equal(found[:, :3], alone)
+    assert not found[:, 3:].any()
+    (gradient,) = torch.autograd.grad(found[:, 3:].sum(), level)
+    assert not gradient.any()
+
+
 def test_nms_rows_equal_torchvision_and_padding_takes_no_part(generator):
     rows = torch.stack([random_boxes(60, 60, generator) for _ in range(3)])
     rows[1, 40:] = 0

@@ -76,6 +76,11 @@ def roi_align(
         first, scale = first.masked_fill(here, start), scale.masked_fill(here, 1 / stride)
         start += num_images * height * width
     first = first + image * heights * widths
+    # Padding pools nothing, each box from a row of its own: a GPU adds the gradients of one row one after the other.
+    is_padding = ~boxes.any(-1)
+    heights, widths = heights.masked_fill(is_padding, 1), widths.masked_fill(is_padding, 1)
+    own_row = torch.arange(num_images * count, device=device).view_as(first) % len(layout.table)
+    first = own_row.where(is_padding, first)
     fraction = (torch.arange(points, device=device) + 0.5) / points
 
     def axis(low: Tensor, high: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,13 +101,10 @@ def roi_align(
 
     x, x_weight = axis(boxes[..., 0], boxes[..., 2], widths)
     y, y_weight = axis(boxes[..., 1], boxes[..., 3], heights)
+    y_weight = y_weight.masked_fill(is_padding[..., None, None], 0)
     cell = first[..., None, None, None, None] + y[:, :, :, None, :, None] * widths[..., None, None, None, None]
     cell = cell + x[:, :, None, :, None, :]
     weight = y_weight[:, :, :, None, :, None] * x_weight[:, :, None, :, None, :]
-    # Padding pools nothing, from all over the table: a GPU adds the gradients of one row one after the other.
-    is_padding = ~boxes.any(-1)[..., None, None, None, None]
-    spread = torch.arange(cell.numel(), device=device).view_as(cell) % len(layout.table)
-    cell, weight = spread.where(is_padding, cell), weight.masked_fill(is_padding, 0)
     taps = 4 * sampling_ratio**2
     pooled = F.embedding_bag(
         cell.int().reshape(-1, taps), layout.table, per_sample_weights=weight.reshape(-1, taps), mode="sum"
