@@ -14,6 +14,7 @@ from upsnet.models.build import build_model
 from upsnet.models.instance_head import DetectionRule
 from upsnet.models.panoptic_head import PanopticHead
 from upsnet.models.rpn import Anchors
+from upsnet.ops.backend import fastest_format
 from upsnet.ops.panoptic_fusion import reference
 from upsnet.ops.roi_align import FeatureLayout
 from upsnet.structures import Detections, PanopticBatch, PanopticTarget, Sample
@@ -57,6 +58,30 @@ def test_training_gives_the_eight_losses_and_a_gradient_everywhere(model, batch)
     weighted_total(losses, model.loss_weights).backward()
     without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
     assert not without
+
+
+def test_features_lie_in_memory_as_the_weights_do_and_losses_do_not_care(model, batch):
+    found = []
+    for layout in (torch.channels_last, torch.contiguous_format):
+        model.train().to(memory_format=layout)
+        levels = model.features(batch.images, batch.image_sizes)
+        assert all(level.is_contiguous(memory_format=layout) for level in levels)
+        found.append(model.loss(batch))
+    for name, value in found[0].items():
+        torch.testing.assert_close(value, found[1][name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("capability", "device", "expected"),
+    [
+        ("AVX512", "cpu", torch.channels_last),
+        ("AVX2", "cpu", torch.contiguous_format),
+        ("AVX2", "cuda", torch.channels_last),
+    ],
+)
+def test_the_layout_suits_the_device(monkeypatch, capability, device, expected):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert fastest_format(torch.device(device)) is expected
 
 
 def test_losses_of_a_batch_are_the_mean_of_its_images(make_config, dataset, batch):
