@@ -23,7 +23,6 @@ from upsnet.config import parse_config
 from upsnet.data.loader import open_dataset
 from upsnet.engine.checkpoint import load_checkpoint
 from upsnet.engine.evaluate import evaluate
-from upsnet.ops.backend import fastest_format
 
 USUAL = ("model.panoptic.score_threshold=0.5", "model.panoptic.overlap_threshold=0.5")
 HEADS = (("unified", ()), ("official", ()), ("heuristic", ()), ("heuristic", USUAL))
@@ -65,7 +64,7 @@ def main() -> None:
         changes = ["evaluate.instance=false", f"model.panoptic.method={method}", *overrides]
         config = parse_config(checkpoint.config.dump(), changes, source=str(args.checkpoint))
         dataset = open_dataset(config.data.val, checkpoint.categories)
-        model = replace(checkpoint, config=config).build().to(device, memory_format=fastest_format(device))
+        model = replace(checkpoint, config=config).build().to(device, memory_format=torch.channels_last)
         timer = Timer(model.panoptic_head)
         metrics = evaluate(model, dataset, config, device)["panoptic"]
         scores = {f"pq_{group.lower()}": metrics[group]["pq"] for group in ("All", "Things", "Stuff")}

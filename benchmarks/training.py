@@ -44,7 +44,7 @@ from upsnet.data.loader import collate
 from upsnet.losses import weighted_total
 from upsnet.models.build import build_model
 from upsnet.models.compiled import compile_loss
-from upsnet.ops.backend import fastest_format
+from upsnet.ops.backend import training_format
 from upsnet.structures import PanopticBatch, Sample
 
 ROOT = Path(__file__).parents[1]
@@ -87,7 +87,7 @@ class Ours:
         model = build_model(config, known_categories("coco"), pretrained=False)
         self.model: nn.Module = model
         self.weights = config.loss.weights()
-        model.to(device, memory_format=fastest_format(device))  # type: ignore[call-overload]
+        model.to(device, memory_format=training_format(device))  # type: ignore[call-overload]
         self.batch = batch.to(device)
         calm(model.backbone)
         if case["compiled"]:

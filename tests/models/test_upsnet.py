@@ -14,7 +14,7 @@ from upsnet.models.build import build_model
 from upsnet.models.instance_head import DetectionRule
 from upsnet.models.panoptic_head import PanopticHead
 from upsnet.models.rpn import Anchors
-from upsnet.ops.backend import fastest_format
+from upsnet.ops.backend import training_format
 from upsnet.ops.panoptic_fusion import reference
 from upsnet.ops.roi_align import FeatureLayout
 from upsnet.structures import Detections, PanopticBatch, PanopticTarget, Sample
@@ -79,9 +79,9 @@ def test_features_lie_in_memory_as_the_weights_do_and_losses_do_not_care(model, 
         ("AVX2", "cuda", torch.channels_last),
     ],
 )
-def test_the_layout_suits_the_device(monkeypatch, capability, device, expected):
+def test_the_layout_of_training_suits_the_device(monkeypatch, capability, device, expected):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    assert fastest_format(torch.device(device)) is expected
+    assert training_format(torch.device(device)) is expected
 
 
 def test_losses_of_a_batch_are_the_mean_of_its_images(make_config, dataset, batch):

@@ -43,7 +43,7 @@ from upsnet.models.build import build_model
 from upsnet.models.compiled import compile_loss
 from upsnet.models.upsnet import UPSNet
 from upsnet.models.weights import fill, read_weights
-from upsnet.ops.backend import fastest_format
+from upsnet.ops.backend import training_format
 from upsnet.structures import PanopticBatch
 
 
@@ -91,7 +91,7 @@ class Trainer:
         self.model: UPSNet = build_model(config, self.categories, pretrained=not (found or init))
         if config.train.sync_batch_norm:
             distributed.synchronize_batch_norms(self.model, device)
-        self.model.to(device, memory_format=fastest_format(device))  # type: ignore[call-overload]
+        self.model.to(device, memory_format=training_format(device))  # type: ignore[call-overload]
         self.optimizer = build_optimizer(self.model, config.train)
         self.iteration, self.best, self.best_iteration = 0, -1.0, 0
         self.evaluation_due, self.stopped = False, 0

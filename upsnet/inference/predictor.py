@@ -24,7 +24,7 @@ from upsnet.inference.cuda_graph import GraphedModel
 from upsnet.inference.exported import ExportedModel, load_graph
 from upsnet.models.inference_form import fold_norms
 from upsnet.models.upsnet import UPSNet
-from upsnet.ops.backend import fastest_format, has_kernels, usable_device
+from upsnet.ops.backend import has_kernels, usable_device
 from upsnet.structures import PanopticPrediction
 
 Picture = str | Path | Image.Image | npt.NDArray[np.uint8]
@@ -57,7 +57,7 @@ class PanopticPredictor:
         self.device = usable_device(device)
         self.model: UPSNet | ExportedModel | GraphedModel = model
         if isinstance(model, UPSNet):
-            model.eval().to(self.device, memory_format=fastest_format(self.device))  # type: ignore[call-overload]
+            model.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if cuda_graph:
             if not has_kernels(torch.empty(0, device=self.device)) or not isinstance(model, UPSNet):
                 raise ValueError(
