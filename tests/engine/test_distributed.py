@@ -143,6 +143,18 @@ def test_a_failure_of_one_process_ends_all_with_its_message(tmp_path):
 
 
 @needs_fork
+def test_the_process_that_holds_the_store_may_be_the_one_that_fails(tmp_path):
+    def bad_step(trainer):
+        if trainer.iteration == 2 and distributed.rank() == 0:
+            raise FloatingPointError("something in the middle of a step")
+
+    codes, words = train_group(tmp_path / "run", 2, before_step=bad_step)
+    assert codes == [2, 1]
+    assert words[0] == "error: something in the middle of a step\n"
+    assert not any(line.startswith(("error", "Traceback")) for line in words[1].splitlines())
+
+
+@needs_fork
 def test_a_loss_that_is_not_finite_is_told_by_the_process_that_had_it(tmp_path):
     """One step later it has spread to all."""
 

@@ -7,7 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -72,7 +72,9 @@ def process_group() -> Iterator[torch.device]:
         yield device
     except BaseException as error:
         # No destroy_process_group: with others gone it might wait for them.
-        if not _is_the_cause(error, store, number):
+        is_the_cause = _is_the_cause(error, store, number)
+        _part(store, number, size)
+        if not is_the_cause:
             sys.exit(1)
         raise
     dist.destroy_process_group()
@@ -115,6 +117,18 @@ def _is_the_cause(error: BaseException, store: Any, number: int) -> bool:
         return store.compare_set(_FAILED, "", str(number)) == str(number).encode()
     except RuntimeError:  # the store has gone with the process that held it, and so have the collectives
         return not isinstance(error, RuntimeError)
+
+
+def _part(store: Any, number: int, size: int) -> None:
+    """Lets the process that may hold the store leave last, but only a second later: others may never ask."""
+    deadline = time.monotonic() + 1
+    with suppress(RuntimeError):
+        if number > 0:
+            store.set(f"upsnet/has asked/{number}", "")
+        while number == 0 and time.monotonic() < deadline:
+            if store.check([f"upsnet/has asked/{other}" for other in range(1, size)]):
+                return
+            time.sleep(0.02)
 
 
 def agree(number: int = 0, failure: Exception | None = None) -> int:
