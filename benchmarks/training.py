@@ -286,8 +286,11 @@ def main() -> None:
     common = {"date": time.strftime("%Y-%m-%d"), "machine": machine(args.device), "torch": torch.__version__}
     if args.note:
         common["note"] = args.note
-    for name in CASES:
-        if name.startswith(tuple(chosen)):
+    for part in chosen:
+        names = [part] if part in CASES else [name for name in CASES if name.startswith(part)]
+        if not names:
+            parser.error(f"no case begins with {part!r}, expected {cases}")
+        for name in names:
             print(json.dumps({**common, **measure(name, args.device, args.repeats, args.threads)}), flush=True)
 
 
