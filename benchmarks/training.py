@@ -11,7 +11,8 @@ all eight losses on, for COCO's 133 classes. Our mask branch trains on 32 foregr
 torchvision's on every foreground RoI (`mask_rois`: images together). Each side lives in a process of its own; their
 steps take turns. `cpu_s` counts all threads; `peak_mb` is what steps add to the built model: gradients, momentum,
 activations. `tv_over_ours` above 1 means that ours takes less. Batches are ready before the clock starts, so no step
-waits for data. CUDA runs in bf16 autocast, the CPU in float32. `operators` are ATen calls (on CUDA: kernels).
+waits for data. `recorded`: our step is a CUDA graph (torchvision's cannot be one). CUDA runs in bf16 autocast, the CPU
+in float32. `operators` are ATen calls (on CUDA: kernels).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import statistics
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -41,7 +43,8 @@ from torchvision.ops import FrozenBatchNorm2d
 from upsnet.config import load_config
 from upsnet.data.known_categories import known_categories
 from upsnet.data.loader import collate
-from upsnet.losses import weighted_total
+from upsnet.engine.cuda_graph import RecordedSteps
+from upsnet.engine.optim import add_gradients
 from upsnet.models.build import build_model
 from upsnet.models.compiled import compile_loss
 from upsnet.ops.backend import training_format
@@ -49,9 +52,10 @@ from upsnet.structures import PanopticBatch, Sample
 
 ROOT = Path(__file__).parents[1]
 SIZES = {"r50": (800, 1333), "r18": (256, 256)}
+FORMS = ("", "-compiled", "-recorded", "-compiled-recorded")
 CASES = [
     "r50-320x480-b2",
-    *(f"{n}-{h}x{w}-b{b}{form}" for form in ("", "-compiled") for n, (h, w) in SIZES.items() for b in (1, 2, 8)),
+    *(f"{n}-{h}x{w}-b{b}{form}" for form in FORMS for n, (h, w) in SIZES.items() for b in (1, 2, 8)),
 ]
 OBJECTS = 8
 OPTIONS = ("model.backbone.weights=null", "model.instance.mask_slots=32")
@@ -86,7 +90,7 @@ class Ours:
         config = load_config(ROOT / "configs/coco_r50.yaml", [*OPTIONS, f"model.backbone.name={name}"])
         model = build_model(config, known_categories("coco"), pretrained=False)
         self.model: nn.Module = model
-        self.weights = config.loss.weights()
+        weights = {name: weight * LOSS_SCALE for name, weight in config.loss.weights().items()}
         model.to(device, memory_format=training_format(device))  # type: ignore[call-overload]
         self.batch = batch.to(device)
         calm(model.backbone)
@@ -94,10 +98,12 @@ class Ours:
             compile_loss(model)
         assert model.instance_head is not None
         self.mask_layer: nn.Module = model.instance_head.mask_layers
+        self.run = partial(add_gradients, model, weights, "bf16" if device.type == "cuda" else "fp32", 1.0)
+        self.recorded = RecordedSteps(device) if case["recorded"] else None
 
-    def loss(self) -> Tensor:
-        """Of the batch."""
-        return weighted_total(self.model(self.batch), self.weights)
+    def add_gradients(self) -> None:
+        """Forward, losses, backward."""
+        _ = self.run(self.batch) if self.recorded is None else self.recorded(self.run, self.batch)
 
 
 class Torchvision:
@@ -124,9 +130,12 @@ class Torchvision:
             target = {"boxes": truth.boxes[index, :count], "labels": truth.labels[index, :count], "masks": masks.byte()}
             self.targets.append({k: v.to(device) for k, v in target.items()})
 
-    def loss(self) -> Tensor:
-        """Of the batch."""
-        return torch.stack(list(self.run(self.images, self.targets).values())).sum()
+    def add_gradients(self) -> None:
+        """Forward, losses, backward."""
+        device = self.images[0].device.type
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
+            loss = torch.stack(list(self.run(self.images, self.targets).values())).sum()
+        (loss * LOSS_SCALE).backward()
 
 
 def calm(resnet: nn.Module) -> None:
@@ -148,8 +157,7 @@ class Worker:
         self.side = side(case, make_batch(tuple(case["size"]), case["batch"]), self.device)
         parameters = [p for p in self.side.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.SGD(parameters, lr=1e-6, momentum=0.9, weight_decay=1e-4, fused=True)
-        self.compiled = case["compiled"]
-        self.mask_rois = 0
+        self.compiled, self.recorded = case["compiled"], case["recorded"]
         gc.collect()
         if self.device.type == "cpu":
             ctypes.CDLL("libc.so.6").malloc_trim(0)
@@ -161,12 +169,9 @@ class Worker:
 
     def train_step(self) -> None:
         """Forward, losses, backward, update."""
-        is_cuda = self.device.type == "cuda"
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=is_cuda):
-            loss = self.side.loss()
-        (loss * LOSS_SCALE).backward()
+        self.side.add_gradients()
         self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.optimizer.zero_grad(set_to_none=not self.recorded)
 
     def step(self) -> dict[str, float]:
         """One step and its cost so far."""
@@ -187,7 +192,7 @@ class Worker:
         def look(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             found["mask_rois"] = len(inputs[0])
 
-        hook = None if self.compiled else self.side.mask_layer.register_forward_pre_hook(look)
+        hook = None if self.compiled or self.recorded else self.side.mask_layer.register_forward_pre_hook(look)
         counted = count_on_cuda(self.train_step) if self.device.type == "cuda" else count_on_cpu(self.train_step)
         if hook is not None:
             hook.remove()
@@ -205,8 +210,7 @@ class Child:
 
     def __init__(self, case: dict[str, Any]) -> None:
         environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
-        command = [sys.executable, __file__, "--worker", json.dumps(case)]
-        pipe = subprocess.PIPE
+        command, pipe = [sys.executable, __file__, "--worker", json.dumps(case)], subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
 
     def ask(self, what: str) -> dict[str, Any]:
@@ -236,10 +240,9 @@ def serve(case: dict[str, Any], requests: IO[str]) -> None:
 
 def measure(name: str, device: str, repeats: int, threads: int) -> dict[str, Any]:
     """One row: both sides, taking turns."""
-    (found,) = re.findall(r"^(r\d+)-(\d+x\d+)-b(\d+)(-compiled)?$", name)
-    model, size, batch, compiled = found
+    ((model, size, batch, compiled, recorded),) = re.findall(r"(r\d+)-(\S+x\d+)-b(\d+)(-compiled)?(-recorded)?", name)
     case = {"model": model, "device": device, "size": [int(n) for n in size.split("x")], "batch": int(batch)}
-    case |= {"compiled": bool(compiled), "threads": threads}
+    case |= {"compiled": bool(compiled), "recorded": bool(recorded), "threads": threads}
     sides = {side: Child({**case, "side": side}) for side in ("ours", "torchvision")}
     steps: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     warm_up = 12 if compiled else 2  # sizes that vary compile anew, until torch gives up on them
@@ -248,11 +251,11 @@ def measure(name: str, device: str, repeats: int, threads: int) -> dict[str, Any
             steps[side].append(child.ask("step"))
     rows = {}
     for side, child in sides.items():
-        row = {key: statistics.median(s[key] for s in steps[side][warm_up:]) for key in ("cpu_s", "ms")}
-        peak = max(s["peak_mb"] for s in steps[side])
+        cpu_s, ms = (statistics.median(s[key] for s in steps[side][warm_up:]) for key in ("cpu_s", "ms"))
         rows[side] = {
-            "cpu_s": round(row["cpu_s"], 3), "median_ms": round(row["ms"], 1), "peak_mb": round(peak, 1),
-            "images_per_s": round(1000 * case["batch"] / row["ms"], 3), **child.ask("counts"),
+            "cpu_s": round(cpu_s, 3), "median_ms": round(ms, 1),
+            "peak_mb": round(max(s["peak_mb"] for s in steps[side]), 1),
+            "images_per_s": round(1000 * case["batch"] / ms, 3), **child.ask("counts"),
         }  # fmt: skip
         child.end()
     ratios = {k: round(rows["torchvision"][k] / rows["ours"][k], 3) for k in ("cpu_s", "median_ms", "peak_mb")}
@@ -284,8 +287,7 @@ def main() -> None:
         return
     chosen = args.cases if args.cases is not None else (CASES if args.device == "cuda" else CASES[:1])
     common = {"date": time.strftime("%Y-%m-%d"), "machine": machine(args.device), "torch": torch.__version__}
-    if args.note:
-        common["note"] = args.note
+    common |= {"note": args.note} if args.note else {}
     for part in chosen:
         names = [part] if part in CASES else [name for name in CASES if name.startswith(part)]
         if not names:

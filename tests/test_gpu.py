@@ -12,6 +12,7 @@ from upsnet.inference.export import export_graph
 from upsnet.losses import weighted_total
 from upsnet.models.build import build_model
 
+from .models.test_training_step import shapes_batch
 from .models.test_upsnet import lively
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -97,3 +98,20 @@ def test_batches_that_were_copied_ahead_are_whole(dataset):
         del found
     expected = [[b.images.double().sum().item(), b.target.instance_map.double().sum().item()] for b in made]
     assert torch.stack(sums).tolist() == expected
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_recorded_steps_train_as_plain_ones(make_config, tmp_path, monkeypatch, accumulate):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    device = torch.device("cuda", 0)
+    batches = [shapes_batch(size).to(device) for size in ((64, 96), (96, 128))]
+    tables = []
+    for recorded in (False, True):
+        options = (f"train.cuda_graph={recorded}".lower(), f"train.accumulate={accumulate}", "train.precision=fp32")
+        trainer = Trainer(make_config("model.backbone.norm=gn", *options), tmp_path / str(recorded), device)
+        for number in range(6):
+            trainer._step(trainer.model, [batches[(number + part) % 2] for part in range(accumulate)])
+        tables.append(trainer._interval.rows())
+    assert [r.graph is not None for r in trainer._recorded.recordings.values()] == [True, True]
+    torch.testing.assert_close(*tables, rtol=1e-3, atol=1e-4)
+    assert tables[0][0, 0] > tables[0][-1, 0]

@@ -139,6 +139,8 @@ class TrainConfig(Section):
     """auto: bf16 autocast where the device computes it natively."""
     compile: bool = False
     """Compile forward and losses into one graph (`torch.compile`): minutes at the start, faster steps."""
+    cuda_graph: bool = False
+    """Record the step of each size of batch once and replay it, without Python. For one GPU; ignored elsewhere."""
     sync_batch_norm: bool = False
     """Batch norms that learn see the images of all processes (GPUs only)."""
     log_every: PositiveInt = 20

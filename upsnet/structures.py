@@ -123,6 +123,13 @@ def map_tensors(record: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return replace(record, **changed)
 
 
+def list_tensors(record: Any) -> list[Tensor]:
+    """Every tensor of a record, in a fixed order."""
+    found: list[Tensor] = []
+    map_tensors(record, lambda tensor: found.append(tensor) or tensor)  # type: ignore[func-returns-value]
+    return found
+
+
 @dataclass(frozen=True)
 class Detections:
     """A fixed number of slots per image in order of falling score; empty slots last.

@@ -34,10 +34,11 @@ def exact_case(seed):
 
 def check_kernels(device):
     """Raises where the kernels differ from the definitions; `device` is the CPU under the interpreter."""
-    from upsnet.ops import nms_triton
+    from upsnet.ops import nms_triton, upsampled_cross_entropy_triton
     from upsnet.ops.nms import nms_mask
     from upsnet.ops.panoptic_fusion import reference, triton
     from upsnet.ops.panoptic_fusion.pipeline import panoptic_map
+    from upsnet.ops.upsampled_cross_entropy import _by_stripes
 
     case, size = exact_case(0)
     cases = [(case, size, size, torch.float32)]
@@ -68,6 +69,14 @@ def check_kernels(device):
         for threshold in (0.0, 0.4):
             expected = nms_mask(boxes, threshold)
             assert torch.equal(nms_triton.nms_mask(boxes.to(device), threshold).cpu(), expected), (count, threshold)
+    for (channels, height, width), factor in (((7, 5, 6), 4), ((19, 1, 3), 2), ((133, 3, 1), 4)):
+        logits = torch.randn(2, channels, height, width, generator=g) * 3
+        target = torch.randint(0, channels, (2, height * factor, width * factor), generator=g, dtype=torch.uint8)
+        target[0, 1:, ::3] = 255
+        expected = _by_stripes(logits, target, factor, 255)
+        found = upsampled_cross_entropy_triton.loss_and_gradient(logits.to(device), target.to(device), factor, 255)
+        for a, b in zip(found, expected, strict=True):
+            torch.testing.assert_close(a.cpu(), b, rtol=1e-4, atol=1e-5)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from upsnet.config import TrainConfig
+from upsnet.losses import weighted_total
+from upsnet.structures import PanopticBatch
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -38,6 +40,23 @@ def learning_rate(config: TrainConfig, iteration: int) -> float:
         done = iteration / config.warmup_iterations
         rate *= config.warmup_factor * (1 - done) + done
     return rate
+
+
+def add_gradients(
+    model: nn.Module, weights: dict[str, float], precision: str, share: float, batch: PanopticBatch
+) -> dict[str, Tensor]:
+    """The losses of a batch; the gradient of `share` of their weighted sum is added to the parameters' gradients.
+
+    Args:
+        model: `UPSNet` while training, maybe wrapped for several processes.
+        precision: as `autocast_dtype` takes it.
+    """
+    device = batch.images.device
+    dtype = autocast_dtype(precision, device)
+    with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+        losses: dict[str, Tensor] = model(batch)
+    (weighted_total(losses, weights) * share).backward()
+    return losses
 
 
 def clip_gradient(model: nn.Module, limit: float | None) -> Tensor:

@@ -9,6 +9,7 @@ import signal
 import time
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ from upsnet.data.loader import PanopticDataset, open_dataset, open_train_dataset
 from upsnet.data.sampler import require_equal_shares
 from upsnet.engine import distributed
 from upsnet.engine.checkpoint import Checkpoint, TrainingState, load_weights, save_checkpoint
+from upsnet.engine.cuda_graph import RecordedSteps, Run, can_record
 from upsnet.engine.evaluate import comparison_panel, evaluate, headline
 from upsnet.engine.interval import Interval
 from upsnet.engine.logging import RunLog
 from upsnet.engine.memory import remedies_for_memory
-from upsnet.engine.optim import autocast_dtype, build_optimizer, clip_gradient, learning_rate
+from upsnet.engine.optim import add_gradients, build_optimizer, clip_gradient, learning_rate
 from upsnet.engine.prefetch import Prefetcher
 from upsnet.engine.profiling import StepProfiler
 from upsnet.engine.resume import (
@@ -38,7 +40,6 @@ from upsnet.engine.resume import (
 )
 from upsnet.engine.signals import StopRequestedError, StopSignals
 from upsnet.files import atomic_path, write_json, write_picture
-from upsnet.losses import weighted_total
 from upsnet.models.build import build_model
 from upsnet.models.compiled import compile_loss
 from upsnet.models.upsnet import UPSNet
@@ -104,6 +105,7 @@ class Trainer:
             self.report = fill(self.model, read_weights(init), self.categories)
         if config.train.compile:
             compile_loss(self.model)
+        self._recorded = RecordedSteps(device) if can_record(config.train, device) else None
         self.notes += notes_of_beginning(config, found, output, distributed.world_size())
 
     def _restore(self, checkpoint: Checkpoint) -> None:
@@ -196,16 +198,14 @@ class Trainer:
         config = self.config.train
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, self.iteration)
-        dtype = autocast_dtype(config.precision, self.device)
+        run: Run = partial(add_gradients, model, self.model.loss_weights, config.precision, 1 / len(batches))
         losses: list[dict[str, Tensor]] = []
         for number, batch in enumerate(batches, 1):
             with distributed.gradients_stay_here(model, number < len(batches)):
-                with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
-                    losses.append(model(batch))
-                (weighted_total(losses[-1], self.model.loss_weights) / len(batches)).backward()
+                losses.append(run(batch) if self._recorded is None else self._recorded(run, batch))
         norm = clip_gradient(self.model, config.clip_gradient)
         self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.optimizer.zero_grad(set_to_none=self._recorded is None)
         self._interval.add(self.iteration, batches, losses, norm)
         if self._profiler is not None:
             self._profiler.step()

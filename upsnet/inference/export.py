@@ -18,6 +18,7 @@ from upsnet.inference.exported import METADATA, OUTPUTS
 from upsnet.inference.verify import Agreement, compare
 from upsnet.models.inference_form import compute_in, fold_norms
 from upsnet.models.upsnet import UPSNet
+from upsnet.ops.backend import exporting, usable_device
 from upsnet.version import __version__
 
 MAX_DISAGREEMENT = {"fp32": 1e-3, "bf16": 1e-2, "fp16": 1e-2}
@@ -157,7 +158,7 @@ def _trace(model: UPSNet, checkpoint: Checkpoint, size: tuple[int, int] | None, 
     rule = (data.test_short_side, data.test_max_side) if in_float and data.test_short_side else None
     model.to(memory_format=torch.channels_last)
     deployed = DeployedModel(model, checkpoint.categories, rule).eval()
-    with torch.no_grad():
+    with torch.no_grad(), exporting():
         return torch.export.export(deployed, inputs, dynamic_shapes=shapes)
 
 
@@ -166,8 +167,9 @@ def _compile(program: ExportedProgram, path: Path, metadata: dict[str, Any], dev
     from torch._inductor.exc import CppCompileError, InductorError, InvalidCxxCompiler
 
     options = {"aot_inductor.metadata": {METADATA: json.dumps(metadata)}}
+    program = move_to_device_pass(program, usable_device(device))  # with its number, as its tensors have it
     try:
-        aoti_compile_and_package(move_to_device_pass(program, device), package_path=str(path), inductor_configs=options)
+        aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
     except (InductorError, RuntimeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         needs_compiler = isinstance(getattr(error, "inner_exception", error), CppCompileError | InvalidCxxCompiler)

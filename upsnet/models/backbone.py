@@ -6,9 +6,34 @@ from functools import partial
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from torchvision.models.resnet import BasicBlock, Bottleneck
+from torchvision.models import resnet as torchvision_resnet
 
-from upsnet.models.layers import DeformableConv, make_norm
+from upsnet.models.layers import DeformableConv, conv_norm, make_norm
+
+
+class BasicBlock(torchvision_resnet.BasicBlock):  # type: ignore[misc]
+    """torchvision's, with frozen norms inside the convolutions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, inputs, H, W] -> [B, outputs, H / stride, W / stride]."""
+        y = self.relu(conv_norm(self.conv1, self.bn1, x))
+        return _add_shortcut(self, conv_norm(self.conv2, self.bn2, y), x)
+
+
+class Bottleneck(torchvision_resnet.Bottleneck):  # type: ignore[misc]
+    """torchvision's, with frozen norms inside the convolutions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, inputs, H, W] -> [B, outputs, H / stride, W / stride]."""
+        y = self.relu(conv_norm(self.conv1, self.bn1, x))
+        y = self.relu(conv_norm(self.conv2, self.bn2, y))
+        return _add_shortcut(self, conv_norm(self.conv3, self.bn3, y), x)
+
+
+def _add_shortcut(block: BasicBlock | Bottleneck, y: Tensor, x: Tensor) -> Tensor:
+    y += x if block.downsample is None else conv_norm(block.downsample[0], block.downsample[1], x)
+    return block.relu(y)
+
 
 _DEPTHS: dict[str, tuple[type[BasicBlock | Bottleneck], tuple[int, ...]]] = {
     "resnet18": (BasicBlock, (2, 2, 2, 2)),
@@ -81,8 +106,8 @@ class ResNet(nn.Module):
         self.channels = [width * 2**n * block.expansion for n in range(4)]
         self._init_weights()
         for stage in stages[4 if deformable_from is None else deformable_from - 2 :]:
-            for made in stage:
-                made.conv2 = _deformable(made.conv2)  # type: ignore[arg-type]
+            for one in stage:
+                one.conv2 = _deformable(one.conv2)  # type: ignore[arg-type]
         self.frozen = [self.conv1, self.bn1, *stages][: 0 if freeze_at == 0 else freeze_at + 1]
         for module in self.frozen:
             module.requires_grad_(False)
@@ -107,7 +132,7 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Normalised images [B, 3, H, W] -> res2..res5 at strides 4, 8, 16, 32."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        x = self.maxpool(self.relu(conv_norm(self.conv1, self.bn1, images)))
         features = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             for block in stage:

@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.ops import DeformConv2d
 
 
@@ -22,15 +23,42 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
         super().train(False)
         return self
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, channels, H, W] -> the same; in float32 `x` is not kept for the backward pass."""
+    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """Scale and shift of each channel."""
         assert self.running_mean is not None
         assert self.running_var is not None
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        return scale, torch.addcmul(self.bias, self.running_mean, scale, value=-1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, channels, H, W] -> the same; in float32 `x` is not kept for the backward pass."""
         if x.dtype != torch.float32:
             return super().forward(x)
-        scale = self.weight * (self.running_var + self.eps).rsqrt()
-        shift = self.bias - self.running_mean * scale
+        scale, shift = self.scale_and_shift()
         return torch.addcmul(shift[:, None, None], x, scale[:, None, None])
+
+
+def conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
+    """`norm(conv(x))`; a frozen norm becomes part of the convolution, so that none of it runs over the features."""
+    if type(conv) is not nn.Conv2d or not isinstance(norm, FrozenBatchNorm2d):
+        return norm(conv(x))
+    if x.dtype == torch.float32 and not torch.compiler.is_compiling():  # else there is a copy of the weights anyway
+        pixels = x.shape[0] * x.shape[2] * x.shape[3] // (conv.stride[0] * conv.stride[1])
+        if conv.weight[0].numel() > pixels:  # the features are less than the weights
+            return norm(conv(x))
+    scale, shift = norm.scale_and_shift()
+    weight = conv.weight * scale[:, None, None, None]
+    return F.conv2d(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+def keep_gradient_format(x: Tensor) -> Tensor:
+    """`x`, whose gradient will come in the memory format of `x`, whatever its users make of it.
+
+    Parts of a gradient that lie otherwise would decide for the sum, and what is before `x` would be slow.
+    """
+    if x.requires_grad and not torch.compiler.is_compiling() and x.is_contiguous(memory_format=torch.channels_last):
+        x.register_hook(lambda gradient: gradient.contiguous(memory_format=torch.channels_last))
+    return x
 
 
 def make_norm(kind: str, channels: int, eps: float = 1e-5) -> nn.Module:

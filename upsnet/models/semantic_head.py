@@ -8,7 +8,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from upsnet.models.layers import DeformableConv, conv_block, init_normal
+from upsnet.models.layers import DeformableConv, conv_block, init_normal, keep_gradient_format
 
 
 class DeformableBlock(nn.Module):
@@ -62,4 +62,4 @@ class SemanticHead(nn.Module):
         total, *others = (score(self.layers(level)).float() for score, level in zip(self.score, levels, strict=True))
         for scores in others:
             total = total + F.interpolate(scores, size=total.shape[-2:], mode="bilinear", align_corners=False)
-        return total
+        return keep_gradient_format(total)

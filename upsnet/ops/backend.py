@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 
 import torch
 from torch import Tensor
+
+_is_exporting = False
 
 
 def usable_device(device: torch.device | str) -> torch.device:
@@ -30,6 +34,25 @@ def training_format(device: torch.device) -> torch.memory_format:
     """
     is_wide = device.type != "cpu" or torch.backends.cpu.get_cpu_capability().startswith("AVX512")
     return torch.channels_last if is_wide else torch.contiguous_format
+
+
+@contextmanager
+def exporting() -> Iterator[None]:
+    """Inside, operators take the form that other runtimes know.
+
+    torch 2.11 says `torch.compiler.is_exporting()` of its own compiler, too, hence this.
+    """
+    global _is_exporting
+    before, _is_exporting = _is_exporting, True
+    try:
+        yield
+    finally:
+        _is_exporting = before
+
+
+def is_exporting() -> bool:
+    """Whether `exporting` is on."""
+    return _is_exporting
 
 
 def has_kernels(x: Tensor) -> bool:

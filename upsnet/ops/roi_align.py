@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from upsnet.ops.backend import is_exporting
+
 
 @dataclass(frozen=True)
 class FeatureLayout:
@@ -62,7 +64,7 @@ def roi_align(
     Returns:
         float32 [B * R, C, P, P], channels last in memory.
     """
-    if torch.compiler.is_exporting():
+    if is_exporting():
         options = (output_size, layout.strides, layout.convention)
         return pool_rois(list(layout.levels), layout.table, boxes, levels, *options)
     device, (num_images, count) = boxes.device, boxes.shape[:2]

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from upsnet.ops.backend import is_exporting
+
 _MASK = 0xFFFFFFFF
 
 
@@ -33,7 +35,7 @@ def hashed_uniform(seeds: Tensor, stream: int, positions: Tensor) -> Tensor:
 
 def at_most(count: int, available: int) -> int:
     """The smaller one. A compiled graph serves one outcome: inductor cannot compare sizes such as min(16, n)."""
-    if torch.compiler.is_exporting():
+    if is_exporting():
         return min(count, available)
     return count if available >= count else available
 

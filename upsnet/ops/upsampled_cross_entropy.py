@@ -1,8 +1,9 @@
-"""Cross-entropy of upsampled logits without the upsampled logits: stripe by stripe, gradient included.
+"""Cross-entropy of upsampled logits without the upsampled logits: piece by piece, gradient included.
 
 At full resolution the logits of 133 classes, their log-probabilities and the gradient of both are the largest tensors
-of a training step. The loss is a sum over pixels, so each stripe's gradient is known as soon as its loss is: it goes
-back to the small logits at once and the stripe is forgotten (`benchmarks/training.py`).
+of a training step. The loss is a sum over pixels, so each piece's gradient is known as soon as its loss is: it goes
+back to the small logits at once and the piece is forgotten (`benchmarks/training.py`). Pieces are columns of cells in
+one kernel on a GPU, and stripes that stay in the cache elsewhere.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-STRIPE = {"cpu": 2**20, "cuda": 2**25}
-"""Logits of one stripe, about: on the CPU it stays in the cache, on a GPU it fills the device."""
+from upsnet.ops.backend import has_kernels
+
+STRIPE = 2**20
+"""Logits of one stripe, about."""
 
 
 def upsampled_cross_entropy(logits: Tensor, target: Tensor, factor: int, ignore: int) -> Tensor:
@@ -38,10 +41,23 @@ def upsampled_cross_entropy(logits: Tensor, target: Tensor, factor: int, ignore:
 @torch.library.custom_op("upsnet::upsampled_cross_entropy", mutates_args=())
 def _loss_and_gradient(logits: Tensor, target: Tensor, factor: int, ignore: int) -> tuple[Tensor, Tensor]:
     """The sums [B], and their gradients [B, C, h, w]."""
+    return _by_stripes(logits, target, factor, ignore)
+
+
+@_loss_and_gradient.register_kernel("cuda")
+def _(logits: Tensor, target: Tensor, factor: int, ignore: int) -> tuple[Tensor, Tensor]:
+    if factor % 2 or not has_kernels(logits):
+        return _by_stripes(logits, target, factor, ignore)
+    from upsnet.ops import upsampled_cross_entropy_triton
+
+    return upsampled_cross_entropy_triton.loss_and_gradient(logits, target, factor, ignore)
+
+
+def _by_stripes(logits: Tensor, target: Tensor, factor: int, ignore: int) -> tuple[Tensor, Tensor]:
     logits = logits.contiguous(memory_format=torch.channels_last)
     channels, height, width = logits.shape[1:]
     total, gradient = logits.new_zeros(len(logits)), torch.zeros_like(logits)
-    rows = max(1, STRIPE.get(logits.device.type, STRIPE["cpu"]) // (channels * width * factor**2))
+    rows = max(1, STRIPE // (channels * width * factor**2))
     for image in range(len(logits)):
         part = slice(image, image + 1)
         for top in range(0, height, rows):
