@@ -1,5 +1,7 @@
 """The operators against torchvision and against slow, obvious versions."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torchvision.ops import box_iou, nms, roi_align
@@ -130,3 +132,17 @@ def test_sampling_takes_candidates_only():
     assert taken.tolist() == [[True, True, False], [True, False, False]]
     assert indices[0, :2].tolist() == [2, 0]
     assert indices[1, 0] == 3
+
+
+def test_roi_align_pools_from_16_bits(generator):
+    level = torch.randn(1, 5, 20, 30, generator=generator)
+    boxes = random_boxes(20, 100, generator)[None]
+    which = torch.zeros(1, 20, dtype=torch.long)
+    layout = FeatureLayout.of([level], (4,))
+    half = our_roi_align(replace(layout, table=layout.table.bfloat16()), boxes, 7, which)
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), our_roi_align(layout, boxes, 7, which), rtol=0.02, atol=0.02)
+
+
+def test_the_hash_keeps_the_rules_of_operators():
+    torch.library.opcheck(torch.ops.upsnet.hashed_uniform, (torch.tensor([3, 2**40]), 1, torch.arange(5)))

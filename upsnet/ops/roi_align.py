@@ -22,7 +22,7 @@ class FeatureLayout:
     """Pyramid levels as one table of feature vectors, built once and shared by the box and the mask branch.
 
     Attributes:
-        table: float32 [sum over levels of B * H * W, C].
+        table: [sum over levels of B * H * W, C], float32; on a GPU of the levels' type.
         sizes: (H, W) of each level; strides: image pixels per cell; levels: as they were given.
         convention: of the boxes that pool from it. `aligned`: shifted by half a cell, so that pixel centres meet cell
             centres. `legacy`: not shifted, and at least one cell wide. `inclusive`: legacy, ending at the last pixel.
@@ -39,7 +39,8 @@ class FeatureLayout:
         """Lays out levels [B, C, H, W] (free of a copy per level where memory is channels-last)."""
         rows = [level.permute(0, 2, 3, 1).reshape(-1, level.shape[1]) for level in levels]
         sizes = tuple((level.shape[2], level.shape[3]) for level in levels)
-        return cls(torch.cat(rows).float(), sizes, tuple(strides), convention, tuple(levels))
+        table = torch.cat(rows)
+        return cls(table if table.is_cuda else table.float(), sizes, tuple(strides), convention, tuple(levels))
 
 
 def assign_levels(boxes: Tensor, canonical_size: float, num_levels: int) -> Tensor:
@@ -62,7 +63,7 @@ def roi_align(
         sampling_ratio: points per bin and side.
 
     Returns:
-        float32 [B * R, C, P, P], channels last in memory.
+        [B * R, C, P, P] of the table's type, channels last in memory.
     """
     if is_exporting():
         options = (output_size, layout.strides, layout.convention)
@@ -106,7 +107,7 @@ def roi_align(
     y_weight = y_weight.masked_fill(is_padding[..., None, None], 0)
     cell = first[..., None, None, None, None] + y[:, :, :, None, :, None] * widths[..., None, None, None, None]
     cell = cell + x[:, :, None, :, None, :]
-    weight = y_weight[:, :, :, None, :, None] * x_weight[:, :, None, :, None, :]
+    weight = (y_weight[:, :, :, None, :, None] * x_weight[:, :, None, :, None, :]).to(layout.table.dtype)
     taps = 4 * sampling_ratio**2
     pooled = F.embedding_bag(
         cell.int().reshape(-1, taps), layout.table, per_sample_weights=weight.reshape(-1, taps), mode="sum"
@@ -142,4 +143,4 @@ def _(
     strides: Sequence[int],
     convention: str,
 ) -> Tensor:
-    return boxes.new_empty(boxes.shape[0] * boxes.shape[1], levels[0].shape[1], output_size, output_size)
+    return table.new_empty(boxes.shape[0] * boxes.shape[1], levels[0].shape[1], output_size, output_size)

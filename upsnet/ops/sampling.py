@@ -21,8 +21,9 @@ def _mix(x: Tensor) -> Tensor:
     return (x >> 16) ^ x
 
 
+@torch.library.custom_op("upsnet::hashed_uniform", mutates_args=())
 def hashed_uniform(seeds: Tensor, stream: int, positions: Tensor) -> Tensor:
-    """float32 [B, M] in 0..1.
+    """float32 [B, M] in 0..1. An operator, because compilers count with 32 bits where these are 64.
 
     Args:
         seeds: int64 [B], not negative.
@@ -31,6 +32,11 @@ def hashed_uniform(seeds: Tensor, stream: int, positions: Tensor) -> Tensor:
     """
     key = _mix((seeds & _MASK) ^ _mix((seeds >> 32) + stream * 0x9E37 & _MASK))
     return (_mix(key[:, None] ^ (positions * 0x9E3779B1 & _MASK)) >> 8).float() / 2**24
+
+
+@hashed_uniform.register_fake
+def _(seeds: Tensor, stream: int, positions: Tensor) -> Tensor:
+    return seeds.new_empty(len(seeds), len(positions), dtype=torch.float32)
 
 
 def at_most(count: int, available: int) -> int:
