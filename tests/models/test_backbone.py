@@ -5,7 +5,7 @@ from torch import nn
 
 from upsnet.models.backbone import ResNet
 from upsnet.models.fpn import FPN
-from upsnet.models.layers import FrozenBatchNorm2d
+from upsnet.models.layers import FrozenBatchNorm2d, conv_norm, conv_norm_relu
 from upsnet.models.weights import load_backbone_weights
 
 
@@ -147,3 +147,26 @@ def test_checkpointed_blocks_keep_less_and_have_the_same_gradients():
 def test_checkpointing_refuses_batch_statistics(make_config):
     with pytest.raises(ValueError, match="checkpoint_activations=true needs norm frozen_bn or gn"):
         make_config("model.backbone.checkpoint_activations=true")
+
+
+@pytest.mark.parametrize("size", [3, 40])
+def test_a_frozen_norm_is_the_same_inside_the_convolution(size):
+    """Inside it where the features are more than the weights, else behind it."""
+    torch.manual_seed(0)
+    conv, norm = nn.Conv2d(8, 12, 3, stride=2, padding=1, bias=False), FrozenBatchNorm2d(12)
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        getattr(norm, name).data.uniform_(0.5, 2)
+    x = torch.randn(2, 8, size, size, requires_grad=True)
+    plain = norm(conv(x))
+    shortcut = torch.randn_like(plain)
+    weight = torch.randn_like(plain)
+    for found, expected in (
+        (conv_norm(conv, norm, x), plain),
+        (conv_norm_relu(conv, norm, x), plain.relu()),
+        (conv_norm_relu(conv, norm, x, shortcut), (plain + shortcut).relu()),
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+        ours, theirs = (
+            torch.autograd.grad((y * weight).sum(), (x, conv.weight), retain_graph=True) for y in (found, expected)
+        )
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)

@@ -34,7 +34,7 @@ def exact_case(seed):
 
 def check_kernels(device):
     """Raises where the kernels differ from the definitions; `device` is the CPU under the interpreter."""
-    from upsnet.ops import nms_triton, upsampled_cross_entropy_triton
+    from upsnet.ops import bias_relu_triton, nms_triton, upsampled_cross_entropy_triton
     from upsnet.ops.nms import nms_mask
     from upsnet.ops.panoptic_fusion import reference, triton
     from upsnet.ops.panoptic_fusion.pipeline import panoptic_map
@@ -77,6 +77,11 @@ def check_kernels(device):
         found = upsampled_cross_entropy_triton.loss_and_gradient(logits.to(device), target.to(device), factor, 255)
         for a, b in zip(found, expected, strict=True):
             torch.testing.assert_close(a.cpu(), b, rtol=1e-4, atol=1e-5)
+    x, shortcut = torch.randn(2, 2, 37, 9, 8, generator=g).unbind()
+    bias = torch.randn(37, generator=g)
+    for other in (None, shortcut):
+        found = bias_relu_triton.launch(x.to(device), bias.to(device), None if other is None else other.to(device))
+        torch.testing.assert_close(found.cpu(), (x + bias[:, None, None] + (0 if other is None else other)).relu())
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import torch
 from upsnet.models.panoptic_head import PanopticHead
 from upsnet.ops.nms import nms_mask
 from upsnet.ops.panoptic_fusion.pipeline import panoptic_map
+from upsnet.ops.sampling import hashed_uniform
 from upsnet.structures import Detections
 
 from .fusion_cases import METHODS, S, T, check_kernels, random_case
@@ -60,3 +61,32 @@ def test_the_map_can_be_captured_in_a_graph():
     found.zero_()
     graph.replay()
     assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_bias_shortcut_and_relu_in_one_pass_have_their_gradients(no_sync, dtype):
+    from upsnet.ops.bias_relu_triton import bias_relu
+
+    g = torch.Generator().manual_seed(0)
+    x, shortcut, weight = torch.randn(3, 2, 37, 9, 8, generator=g).cuda().to(dtype).unbind()
+    inputs = [t.requires_grad_() for t in (x, torch.randn(37, generator=g).cuda(), shortcut)]
+    found = no_sync(lambda: bias_relu(*inputs))
+    expected = (x.float() + inputs[1][:, None, None] + shortcut.float()).relu().to(dtype)
+    torch.testing.assert_close(found, expected)
+    ours, theirs = (torch.autograd.grad((y * weight).sum(), inputs) for y in (found, expected))
+    torch.testing.assert_close(ours, theirs, rtol=0.02, atol=0.02)
+
+
+def test_the_semantic_loss_is_the_same_on_every_run(no_sync):
+    from upsnet.ops.upsampled_cross_entropy_triton import loss_and_gradient
+
+    g = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 133, 50, 84, generator=g).cuda()
+    target = torch.randint(0, 133, (2, 200, 336), generator=g, dtype=torch.uint8).cuda()
+    runs = [no_sync(lambda: loss_and_gradient(logits, target, 4, 255)) for _ in range(3)]
+    assert all(torch.equal(a, b) for run in runs for a, b in zip(run, runs[0], strict=True))
+
+
+def test_a_hash_is_the_same_on_every_device():
+    seeds, positions = torch.tensor([0, 7, 2**40 + 3]), torch.arange(1000)
+    assert torch.equal(hashed_uniform(seeds.cuda(), 2, positions.cuda()).cpu(), hashed_uniform(seeds, 2, positions))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.models import resnet as torchvision_resnet
 
-from upsnet.models.layers import DeformableConv, conv_norm, make_norm
+from upsnet.models.layers import DeformableConv, conv_norm, conv_norm_relu, make_norm
 
 
 class BasicBlock(torchvision_resnet.BasicBlock):  # type: ignore[misc]
@@ -16,8 +16,8 @@ class BasicBlock(torchvision_resnet.BasicBlock):  # type: ignore[misc]
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs, H, W] -> [B, outputs, H / stride, W / stride]."""
-        y = self.relu(conv_norm(self.conv1, self.bn1, x))
-        return _add_shortcut(self, conv_norm(self.conv2, self.bn2, y), x)
+        y = conv_norm_relu(self.conv1, self.bn1, x)
+        return conv_norm_relu(self.conv2, self.bn2, y, _shortcut(self, x))
 
 
 class Bottleneck(torchvision_resnet.Bottleneck):  # type: ignore[misc]
@@ -25,14 +25,13 @@ class Bottleneck(torchvision_resnet.Bottleneck):  # type: ignore[misc]
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs, H, W] -> [B, outputs, H / stride, W / stride]."""
-        y = self.relu(conv_norm(self.conv1, self.bn1, x))
-        y = self.relu(conv_norm(self.conv2, self.bn2, y))
-        return _add_shortcut(self, conv_norm(self.conv3, self.bn3, y), x)
+        y = conv_norm_relu(self.conv1, self.bn1, x)
+        y = conv_norm_relu(self.conv2, self.bn2, y)
+        return conv_norm_relu(self.conv3, self.bn3, y, _shortcut(self, x))
 
 
-def _add_shortcut(block: BasicBlock | Bottleneck, y: Tensor, x: Tensor) -> Tensor:
-    y += x if block.downsample is None else conv_norm(block.downsample[0], block.downsample[1], x)
-    return block.relu(y)
+def _shortcut(block: BasicBlock | Bottleneck, x: Tensor) -> Tensor:
+    return x if block.downsample is None else conv_norm(block.downsample[0], block.downsample[1], x)
 
 
 _DEPTHS: dict[str, tuple[type[BasicBlock | Bottleneck], tuple[int, ...]]] = {
@@ -132,7 +131,7 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Normalised images [B, 3, H, W] -> res2..res5 at strides 4, 8, 16, 32."""
-        x = self.maxpool(self.relu(conv_norm(self.conv1, self.bn1, images)))
+        x = self.maxpool(conv_norm_relu(self.conv1, self.bn1, images))
         features = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             for block in stage:

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import DeformConv2d
 
+from upsnet.ops.backend import has_kernels
+
 
 class FrozenBatchNorm2d(nn.BatchNorm2d):
     """Batch norm whose statistics and affine parameters never change, whatever mode the model is in."""
@@ -40,15 +42,62 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
 
 def conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
     """`norm(conv(x))`; a frozen norm becomes part of the convolution, so that none of it runs over the features."""
+    folded = _fold(conv, norm, x)
+    return norm(conv(x)) if folded is None else _convolve(conv, x, *folded)
+
+
+def conv_norm_relu(conv: nn.Module, norm: nn.Module, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
+    """`relu(norm(conv(x)) + shortcut)`, likewise."""
+    folded = _fold(conv, norm, x)
+    if folded is not None:
+        return _convolve_relu(conv, x, *folded, shortcut)
+    y = norm(conv(x))
+    return F.relu_(y if shortcut is None else y.add_(shortcut))
+
+
+class ConvReLU(nn.Sequential):
+    """A convolution with bias, and ReLU."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__(conv, nn.ReLU(inplace=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, inputs, H, W] -> [B, outputs, H', W']."""
+        return conv_relu(self[0], x)
+
+
+def conv_relu(conv: nn.Module, x: Tensor) -> Tensor:
+    """`relu(conv(x))` of a convolution with bias."""
+    assert isinstance(conv, nn.Conv2d)
+    return _convolve_relu(conv, x, conv.weight, conv.bias) if conv.training else F.relu_(conv(x))
+
+
+def _fold(conv: nn.Module, norm: nn.Module, x: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Weight and bias of a convolution and the frozen norm behind it, if they are to be one."""
     if type(conv) is not nn.Conv2d or not isinstance(norm, FrozenBatchNorm2d):
-        return norm(conv(x))
+        return None
     if x.dtype == torch.float32 and not torch.compiler.is_compiling():  # else there is a copy of the weights anyway
         pixels = x.shape[0] * x.shape[2] * x.shape[3] // (conv.stride[0] * conv.stride[1])
         if conv.weight[0].numel() > pixels:  # the features are less than the weights
-            return norm(conv(x))
+            return None
     scale, shift = norm.scale_and_shift()
-    weight = conv.weight * scale[:, None, None, None]
-    return F.conv2d(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
+    return conv.weight * scale[:, None, None, None], shift
+
+
+def _convolve(conv: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    assert isinstance(conv, nn.Conv2d)
+    return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+def _convolve_relu(
+    conv: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None, shortcut: Tensor | None = None
+) -> Tensor:
+    if bias is not None and has_kernels(x) and not torch.compiler.is_compiling():
+        from upsnet.ops.bias_relu_triton import bias_relu
+
+        return bias_relu(_convolve(conv, x, weight, None), bias, shortcut)
+    y = _convolve(conv, x, weight, bias)
+    return F.relu_(y if shortcut is None else y.add_(shortcut))
 
 
 def keep_gradient_format(x: Tensor) -> Tensor:
@@ -86,11 +135,11 @@ class DeformableConv(DeformConv2d):  # type: ignore[misc]
             return super().forward(x, self.offset(x))
 
 
-def conv_block(inputs: int, outputs: int, *, dilation: int = 1) -> nn.Sequential:
+def conv_block(inputs: int, outputs: int, *, dilation: int = 1) -> ConvReLU:
     """3x3 convolution and ReLU; He initialisation."""
     conv = nn.Conv2d(inputs, outputs, 3, padding=dilation, dilation=dilation)
     init_conv(conv)
-    return nn.Sequential(conv, nn.ReLU(inplace=True))
+    return ConvReLU(conv)
 
 
 def init_conv(conv: nn.Conv2d | nn.ConvTranspose2d) -> None:

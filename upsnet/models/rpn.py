@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upsnet.losses import objectness_and_box_loss
-from upsnet.models.layers import init_normal
+from upsnet.models.layers import conv_relu, init_normal
 from upsnet.models.matching import match_anchors
 from upsnet.ops.boxes import clip_boxes, decode_boxes, encode_boxes, pairwise_iou
 from upsnet.ops.nms import nms_mask
@@ -145,7 +145,7 @@ class RPN(nn.Module):
         """Scores every anchor of the pyramid levels."""
         logits, deltas = [], []
         for level in levels:
-            hidden = F.relu(self.conv(level))
+            hidden = conv_relu(self.conv, level)
             logits.append(self.cls_logits(hidden).permute(0, 2, 3, 1).flatten(1).float())
             deltas.append(self.bbox_pred(hidden).permute(0, 2, 3, 1).reshape(len(level), -1, 4).float())
         return RPNOutput(logits, deltas, *self.anchors([(x.shape[2], x.shape[3]) for x in levels]))
