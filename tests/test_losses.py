@@ -5,7 +5,7 @@ import torch
 
 from upsnet import losses as L
 from upsnet.data.categories import IGNORE_LABEL
-from upsnet.models.matching import crowd_share, mask_targets, match, match_anchors, semantic_targets
+from upsnet.models.matching import crowd_integral, crowd_share, mask_targets, match, match_anchors, semantic_targets
 from upsnet.structures import PanopticTarget
 
 
@@ -58,10 +58,10 @@ def test_matching_with_crowds_and_empty_images():
         ids.tolist(),
     )
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 4], [21, 5, 31, 15], [30, 5, 38, 15], [-9, -9, 0, 0]])
-    found = match(truth, boxes[None].expand(2, -1, -1))
+    found = match(truth, crowd_integral(truth), boxes[None].expand(2, -1, -1))
     torch.testing.assert_close(found.iou, torch.tensor([[1.0, 0.4, 0, 0, 0], [-1] * 5]))
     assert found.is_ignored.tolist() == [[False, False, True, False, False], [False] * 5]
-    torch.testing.assert_close(crowd_share(truth, boxes[None])[0], torch.tensor([0, 0, 0.9, 0, 0]))
+    torch.testing.assert_close(crowd_share(crowd_integral(truth), boxes[None])[0], torch.tensor([0, 0, 0.9, 0, 0]))
 
 
 def test_mask_targets_are_the_instance_in_the_frame_of_the_box():
@@ -79,8 +79,8 @@ def test_anchors_match_like_boxes_and_the_best_of_each_instance_are_known():
     truth = target([[[0, 0, 10, 10], [20, 0, 40, 20]], [[0, 0, 10, 20]] * 2], [[1, 1], [1, 0]], [[False] * 2] * 2, ids)
     anchors = torch.tensor([[0.0, 0, 10, 5], [0, 5, 10, 10], [20, 0, 30, 20], [0, 0, 10, 10], [30, 0, 32, 2]])
     within = torch.tensor([[True, True, True, False, True], [True] * 5])
-    found, is_best = match_anchors(truth, anchors, within)
-    plain = match(truth, anchors[None])
+    found, is_best = match_anchors(truth, crowd_integral(truth), anchors, within)
+    plain = match(truth, crowd_integral(truth), anchors[None])
     for name in ("iou", "slot", "is_ignored"):
         assert torch.equal(getattr(found, name), getattr(plain, name)), name
     assert is_best.tolist() == [[True, True, True, False, False], [False, False, False, True, False]], "ties are both"

@@ -12,6 +12,7 @@ from upsnet.data.transforms import pad_images
 from upsnet.losses import weighted_total
 from upsnet.models.build import build_model
 from upsnet.models.instance_head import DetectionRule
+from upsnet.models.matching import crowd_integral
 from upsnet.models.panoptic_head import PanopticHead
 from upsnet.models.rpn import Anchors
 from upsnet.ops.backend import training_format
@@ -308,7 +309,7 @@ def test_sampled_rois_put_foreground_first(model, batch):
     head, truth = model.instance_head, batch.target
     noise = torch.randn(2, 40, 4, generator=torch.Generator().manual_seed(0)) * 3
     near = truth.boxes[:, :1].repeat(1, 40, 1) + noise
-    rois = head.sample(near, torch.ones(2, 40, dtype=torch.bool), truth)
+    rois = head.sample(near, torch.ones(2, 40, dtype=torch.bool), truth, crowd_integral(truth))
     assert rois.boxes.shape == (2, 16, 4)
     positive = rois.labels > 0
     assert (positive.int().diff(dim=1) <= 0).all()

@@ -133,12 +133,12 @@ class InstanceHead(nn.Module):
         masks = torch.bmm(weight[:, None], x.flatten(2)).float() + bias[own, None, None].float()
         return masks.view(-1, *x.shape[2:])
 
-    def sample(self, proposals: Tensor, valid: Tensor, truth: PanopticTarget) -> SampledRois:
-        """Draws the RoIs of the losses from the proposals [B, P, 4] and the true boxes."""
+    def sample(self, proposals: Tensor, valid: Tensor, truth: PanopticTarget, crowds: Tensor) -> SampledRois:
+        """Draws the RoIs of the losses from the proposals [B, P, 4] and the true boxes; crowds: `crowd_integral`."""
         # Once a weight is not a number no box is: not to index by them leaves it to the losses to say so.
         boxes = torch.cat([proposals.nan_to_num(), truth.boxes], 1)
         candidate = torch.cat([valid, truth.is_instance], 1)
-        found = match(truth, boxes)
+        found = match(truth, crowds, boxes)
         foreground = candidate & (found.iou >= self.positive_iou)
         background = candidate & ~foreground & ~found.is_ignored
         chance = hashed_uniform(truth.seeds, 2, torch.arange(boxes.shape[1], device=boxes.device))

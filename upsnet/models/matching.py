@@ -30,13 +30,13 @@ class Match:
     is_ignored: Tensor
 
 
-def match(truth: PanopticTarget, boxes: Tensor) -> Match:
-    """Matches boxes [B or 1, M, 4] to the truth."""
+def match(truth: PanopticTarget, crowds: Tensor, boxes: Tensor) -> Match:
+    """Matches boxes [B or 1, M, 4] to the truth; `crowds` is its `crowd_integral`."""
     iou, slot = _overlap(truth.boxes, truth.is_instance, boxes).max(1)
-    return Match(iou, slot, crowd_share(truth, boxes) > CROWD_SHARE)
+    return Match(iou, slot, crowd_share(crowds, boxes) > CROWD_SHARE)
 
 
-def match_anchors(truth: PanopticTarget, anchors: Tensor, within: Tensor) -> tuple[Match, Tensor]:
+def match_anchors(truth: PanopticTarget, crowds: Tensor, anchors: Tensor, within: Tensor) -> tuple[Match, Tensor]:
     """Matches anchors [A, 4], of which bool [B, A] lie within their image, to the truth.
 
     Returns:
@@ -50,7 +50,7 @@ def match_anchors(truth: PanopticTarget, anchors: Tensor, within: Tensor) -> tup
         best = overlap.masked_fill_(~is_within, -1).amax(1, keepdim=True)
         rows.append((iou, slot, ((overlap == best) & (best > 0)).any(0)))
     iou, slot, is_best = (torch.stack(column) for column in zip(*rows, strict=True))
-    return Match(iou, slot, crowd_share(truth, anchors[None]) > CROWD_SHARE), is_best
+    return Match(iou, slot, crowd_share(crowds, anchors[None]) > CROWD_SHARE), is_best
 
 
 def _overlap(truth: Tensor, is_instance: Tensor, boxes: Tensor) -> Tensor:
@@ -58,17 +58,21 @@ def _overlap(truth: Tensor, is_instance: Tensor, boxes: Tensor) -> Tensor:
     return pairwise_iou(truth, boxes).masked_fill_(~is_instance[..., None], -1)
 
 
-def crowd_share(truth: PanopticTarget, boxes: Tensor) -> Tensor:
-    """The share of each box [B or 1, M, 4] inside the image that crowd pixels cover: float32 [B, M]."""
-    height, width = truth.instance_map.shape[-2:]
+def crowd_integral(truth: PanopticTarget) -> Tensor:
+    """The number of crowd pixels above and to the left of each corner of a pixel: float32 [B, H + 1, W + 1]."""
     is_crowd = F.pad(truth.is_crowd_region, (1, 0)).float()
     pixels = is_crowd.gather(1, truth.instance_map.flatten(1).long()).view_as(truth.instance_map)
-    total = F.pad(pixels.cumsum(1).cumsum(2), (1, 0, 1, 0))
-    boxes = boxes.round().long().expand(len(pixels), -1, -1)
+    return F.pad(pixels.cumsum(1).cumsum(2), (1, 0, 1, 0))
+
+
+def crowd_share(crowds: Tensor, boxes: Tensor) -> Tensor:
+    """The share of each box [B or 1, M, 4] inside the image that crowd pixels cover: float32 [B, M]."""
+    height, width = crowds.shape[1] - 1, crowds.shape[2] - 1
+    boxes = boxes.round().long().expand(len(crowds), -1, -1)
     x1, x2 = (boxes[..., i].clamp(0, width) for i in (0, 2))
     y1, y2 = (boxes[..., i].clamp(0, height) for i in (1, 3))
-    image = torch.arange(len(pixels), device=boxes.device)[:, None]
-    inside = total[image, y2, x2] - total[image, y1, x2] - total[image, y2, x1] + total[image, y1, x1]
+    image = torch.arange(len(crowds), device=boxes.device)[:, None]
+    inside = crowds[image, y2, x2] - crowds[image, y1, x2] - crowds[image, y2, x1] + crowds[image, y1, x1]
     return inside / ((x2 - x1) * (y2 - y1)).clamp(min=1)
 
 

@@ -173,12 +173,17 @@ class RPN(nn.Module):
         top = scores.topk(at_most(post_nms, scores.shape[1]), dim=1)
         return gather_rows(boxes, top.indices), top.values > NEVER
 
-    def losses(self, output: RPNOutput, image_sizes: Tensor, truth: PanopticTarget) -> dict[str, Tensor]:
-        """`loss_rpn_objectness` and `loss_rpn_box` over a random sample of anchors whose centre is in the image."""
+    def losses(
+        self, output: RPNOutput, image_sizes: Tensor, truth: PanopticTarget, crowds: Tensor
+    ) -> dict[str, Tensor]:
+        """`loss_rpn_objectness` and `loss_rpn_box` over a random sample of anchors whose centre is in the image.
+
+        `crowds` is the `crowd_integral` of the truth.
+        """
         score, delta, anchor = torch.cat(output.logits, 1), torch.cat(output.deltas, 1), torch.cat(output.anchors)
         center = (anchor[:, :2] + anchor[:, 2:]) / 2
         within = (center < image_sizes.flip(-1)[:, None]).all(-1)
-        found, is_best = match_anchors(truth, anchor, within)
+        found, is_best = match_anchors(truth, crowds, anchor, within)
         positive = within & ((found.iou >= self.positive_iou) | is_best)
         negative = within & ~positive & ~found.is_ignored & (found.iou < self.negative_iou)
         chance = hashed_uniform(truth.seeds, 1, torch.cat(output.names))

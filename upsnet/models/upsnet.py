@@ -13,7 +13,7 @@ from upsnet.models.backbone import ResNet
 from upsnet.models.fpn import FPN
 from upsnet.models.instance_head import DetectionRule, InstanceHead
 from upsnet.models.layers import zero_padding
-from upsnet.models.matching import mask_targets, semantic_targets
+from upsnet.models.matching import crowd_integral, mask_targets, semantic_targets
 from upsnet.models.panoptic_head import NOTHING, PanopticHead
 from upsnet.models.rpn import RPN
 from upsnet.models.semantic_head import SemanticHead
@@ -147,8 +147,9 @@ class UPSNet(nn.Module):
         self, rpn: RPN, head: InstanceHead, levels: list[Tensor], image_sizes: Tensor, truth: PanopticTarget
     ) -> tuple[dict[str, Tensor], TrueMasks | None]:
         proposed = rpn(levels[: len(rpn.anchors.strides)])
-        losses = rpn.losses(proposed, image_sizes, truth)
-        rois = head.sample(*rpn.propose(proposed, image_sizes), truth)
+        crowds = crowd_integral(truth)
+        losses = rpn.losses(proposed, image_sizes, truth, crowds)
+        rois = head.sample(*rpn.propose(proposed, image_sizes), truth, crowds)
         layout = FeatureLayout.of(levels[:4], ROI_STRIDES, self.roi_convention)
         losses |= head.box_losses(*head.box_outputs(layout, rois.boxes), rois, truth)
 
