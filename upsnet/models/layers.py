@@ -92,7 +92,7 @@ def _convolve(conv: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -
 def _convolve_relu(
     conv: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None, shortcut: Tensor | None = None
 ) -> Tensor:
-    if bias is not None and has_kernels(x) and not torch.compiler.is_compiling():
+    if bias is not None and not torch.compiler.is_compiling() and has_kernels(x):
         from upsnet.ops.bias_relu_triton import bias_relu
 
         return bias_relu(_convolve(conv, x, weight, None), bias, shortcut)
