@@ -23,7 +23,7 @@ demo: setup
 	$(BIN)/python tools/export.py --checkpoint runs/demo/model.pt --format checkpoint --output runs/demo/exported.pt
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

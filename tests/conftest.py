@@ -15,6 +15,8 @@ from upsnet.data.loader import collate, open_dataset
 from upsnet.engine.checkpoint import Checkpoint, save_checkpoint
 from upsnet.models.build import build_model
 
+pytest.register_assert_rewrite("tests.engine.processes")
+
 ROOT = Path(__file__).parents[1]
 
 TINY = {

@@ -8,7 +8,7 @@ import torch
 
 from upsnet.data.loader import open_dataset
 from upsnet.engine.checkpoint import Checkpoint, load_checkpoint, load_weights, save_checkpoint
-from upsnet.engine.evaluate import evaluate, headline
+from upsnet.engine.evaluate import comparison_panel, evaluate, headline
 from upsnet.engine.optim import autocast_dtype, build_optimizer, learning_rate
 from upsnet.engine.train import Trainer
 from upsnet.models.build import build_model
@@ -193,3 +193,13 @@ def test_models_of_one_seed_are_equal(config, dataset):
         torch.manual_seed(3)
         states.append(build_model(config, dataset.categories).state_dict())
     assert all(torch.equal(v, states[1][k]) for k, v in states[0].items())
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_looking_at_predictions_leaves_the_model_as_training_wants_it(make_config, tmp_path, layout):
+    trainer = Trainer(make_config("evaluate.panels=1"), tmp_path, CPU)
+    model = trainer.model.train().to(memory_format=layout)
+    before = {name: weight.stride() for name, weight in model.state_dict().items()}
+    assert comparison_panel(model, trainer.val_set, trainer.config, CPU) is not None
+    assert model.training
+    assert {name: weight.stride() for name, weight in model.state_dict().items()} == before

@@ -64,6 +64,26 @@ def test_a_run_that_is_killed_and_resumed_ends_as_one_that_was_not(whole, tmp_pa
 
 
 @needs_fork
+def test_a_run_that_is_killed_after_an_evaluation_ends_as_one_that_was_not(whole, tmp_path):
+    """An evaluation leaves the model as training wants it: the one does not run again, the other goes on."""
+
+    def patch():
+        save = Trainer._save
+
+        def save_and_die(trainer):
+            save(trainer)
+            if trainer.best_iteration and not trainer.evaluation_due:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        Trainer._save = save_and_die
+
+    assert Training(tmp_path / "run", patch=patch).wait()[0] == -signal.SIGKILL
+    assert iteration(tmp_path / "run") == 6
+    train(tmp_path / "run", "--resume")
+    assert_same_end(tmp_path / "run", whole)
+
+
+@needs_fork
 @pytest.mark.slow
 def test_ten_kills_change_nothing(tmp_path):
     options = ("train.iterations=30", "train.checkpoint_every=1")

@@ -67,12 +67,11 @@ class RecordedSteps:
             return _copies(losses)
         self.recordings[key] = recording
         if recording.graph is None:
-            recording.graph = torch.cuda.CUDAGraph()
+            graph = torch.cuda.CUDAGraph()
             # Other threads pin memory meanwhile.
-            with torch.cuda.graph(
-                recording.graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
-            ):
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
                 recording.losses = {name: loss.detach() for name, loss in run(recording.batch).items()}
+            recording.graph = graph
         assert recording.losses is not None
         for static, tensor in zip(list_tensors(recording.batch), tensors, strict=True):
             static.copy_(tensor, non_blocking=True)

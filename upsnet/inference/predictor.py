@@ -57,7 +57,7 @@ class PanopticPredictor:
         self.device = usable_device(device)
         self.model: UPSNet | ExportedModel | GraphedModel = model
         if isinstance(model, UPSNet):
-            model.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            model.eval().to(self.device)
         if cuda_graph:
             if not has_kernels(torch.empty(0, device=self.device)) or not isinstance(model, UPSNet):
                 raise ValueError(
@@ -91,10 +91,11 @@ class PanopticPredictor:
     def of(
         cls, checkpoint: Checkpoint, device: torch.device | str | None = None, *, cuda_graph: bool = False
     ) -> PanopticPredictor:
-        """A predictor for a loaded checkpoint; its norms are folded into the convolutions."""
+        """A predictor for a loaded checkpoint; norms are folded into the convolutions, which lie channels last."""
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         make_input = InferenceInput(checkpoint.config.data)
         model = fold_norms(checkpoint.build())
+        model.to(memory_format=torch.channels_last)
         return cls(model, checkpoint.categories, make_input, device, cuda_graph=cuda_graph)
 
     @overload

@@ -13,6 +13,8 @@ BLOCK = 2048
 
 
 class _BiasRelu(torch.autograd.Function):
+    """As PyTorch's own it keeps the result for the backward pass, and nothing else."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor, shortcut: Tensor | None) -> Tensor:
         y = launch(x, bias, shortcut)
