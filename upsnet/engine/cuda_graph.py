@@ -15,7 +15,7 @@ from upsnet.models.compiled import with_slots_padded
 from upsnet.structures import PanopticBatch, list_tensors, map_tensors
 
 MAX_GRAPHS = 32
-"""Sizes of batches whose recordings are kept, the latest used ones."""
+"""Sizes of batches that are remembered, the latest used ones."""
 
 Run = Callable[[PanopticBatch], dict[str, Tensor]]
 """Takes a batch to its losses, and adds to the gradients."""
@@ -26,15 +26,17 @@ def can_record(config: TrainConfig, device: torch.device) -> bool:
     return config.cuda_graph and device.type == "cuda" and distributed.world_size() == 1
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Recording:
     batch: PanopticBatch
-    graph: torch.cuda.CUDAGraph | None = None
-    losses: dict[str, Tensor] | None = None
+    graph: torch.cuda.CUDAGraph
+    losses: dict[str, Tensor]
 
 
 class RecordedSteps:
     """Forward, losses and backward of batches, recorded when a size comes for the second time, and replayed.
+
+    The first time runs as usual, which also chooses and compiles the kernels.
 
     This needs fixed shapes, no wait for the host, and random choices that are a function of the batch: `UPSNet.loss`
     has them all. The graphs add into the same gradients, which the first step makes: keep them where they are, with
@@ -46,37 +48,41 @@ class RecordedSteps:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.recordings: OrderedDict[tuple[object, ...], _Recording] = OrderedDict()
+        self.recordings: OrderedDict[tuple[object, ...], _Recording | None] = OrderedDict()
         self._stream, self._pool = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
 
     def __call__(self, run: Run, batch: PanopticBatch) -> dict[str, Tensor]:
         """What `run`, always the same one, makes of a batch: its losses, detached."""
         batch = with_slots_padded(batch)
-        tensors = list_tensors(batch)
-        key = tuple((t.shape, t.dtype) for t in tensors)
-        recording = self.recordings.pop(key, None)
-        if recording is None:  # as usual, which also chooses and compiles the kernels of this size
-            self.recordings[key] = _Recording(map_tensors(batch, torch.empty_like))
-            if len(self.recordings) > MAX_GRAPHS:
-                self.recordings.popitem(last=False)
-            current = torch.cuda.current_stream(self.device)
-            self._stream.wait_stream(current)
-            with torch.cuda.stream(self._stream):
-                losses = run(batch)
-            current.wait_stream(self._stream)
-            return _copies(losses)
+        key = tuple((t.shape, t.dtype) for t in list_tensors(batch))
+        is_known, recording = key in self.recordings, self.recordings.pop(key, None)
+        if is_known and recording is None:
+            recording = self._record(run, batch)
         self.recordings[key] = recording
-        if recording.graph is None:
-            graph = torch.cuda.CUDAGraph()
-            # Other threads pin memory meanwhile.
-            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
-                recording.losses = {name: loss.detach() for name, loss in run(recording.batch).items()}
-            recording.graph = graph
-        assert recording.losses is not None
-        for static, tensor in zip(list_tensors(recording.batch), tensors, strict=True):
+        if len(self.recordings) > MAX_GRAPHS:
+            self.recordings.popitem(last=False)
+        if recording is None:
+            return self._run_once(run, batch)
+        for static, tensor in zip(list_tensors(recording.batch), list_tensors(batch), strict=True):
             static.copy_(tensor, non_blocking=True)
         recording.graph.replay()
         return _copies(recording.losses)
+
+    def _run_once(self, run: Run, batch: PanopticBatch) -> dict[str, Tensor]:
+        """As usual, but on the stream of the recordings: gradients are added where they were made."""
+        current = torch.cuda.current_stream(self.device)
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            losses = run(batch)
+        current.wait_stream(self._stream)
+        return _copies(losses)
+
+    def _record(self, run: Run, batch: PanopticBatch) -> _Recording:
+        static, graph = map_tensors(batch, torch.clone), torch.cuda.CUDAGraph()
+        # Other threads pin memory meanwhile.
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+            losses = {name: loss.detach() for name, loss in run(static).items()}
+        return _Recording(static, graph, losses)
 
 
 def _copies(losses: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,121 @@
+"""What is recorded, replayed and forgotten; with a device's part played by stand-ins (on a GPU: `test_gpu.py`)."""
+
+from contextlib import nullcontext
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from upsnet.data.loader import collate
+from upsnet.data.shapes import Shapes
+from upsnet.engine import cuda_graph
+from upsnet.engine.cuda_graph import RecordedSteps, can_record
+
+
+class Device:
+    """Runs batches, and replays what it ran while a graph was open."""
+
+    def __init__(self):
+        self.open, self.ran, self.captured = None, [], {}
+
+    def losses(self, batch):
+        return torch.stack([batch.images.float().mean(), batch.target.labels.float().sum()])
+
+    def run(self, batch):
+        losses = self.losses(batch)
+        if self.open is None:
+            self.ran.append(tuple(batch.images.shape))
+        else:
+            self.captured[self.open] = (batch, losses)
+        return dict(zip(("loss_a", "loss_b"), losses.unbind(), strict=True))
+
+    def graph(self):
+        graph = SimpleNamespace()
+
+        def replay():
+            batch, losses = self.captured[id(graph)]
+            losses.copy_(self.losses(batch))
+
+        graph.replay = replay
+        return graph
+
+    def capture(self, graph, **_):
+        device = self
+
+        class Capture:
+            def __enter__(self):
+                device.open = id(graph)
+
+            def __exit__(self, *_):
+                device.open = None
+
+        return Capture()
+
+
+@pytest.fixture
+def device(monkeypatch):
+    found = Device()
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    for name, stand_in in {
+        "Stream": lambda device: stream,
+        "current_stream": lambda device: stream,
+        "stream": lambda stream: nullcontext(),
+        "graph_pool_handle": lambda: None,
+        "CUDAGraph": found.graph,
+        "graph": found.capture,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    return found
+
+
+def batch_of(seed, size=(64, 96)):
+    data = Shapes(2, size, seed)
+    return collate([(data[i], i) for i in range(2)], data.categories.num_stuff, 32)
+
+
+def test_every_batch_has_its_own_losses_and_only_the_first_of_a_size_is_run(device):
+    steps = RecordedSteps(torch.device("cpu"))
+    batches = [batch_of(0), batch_of(1, (96, 96)), *(batch_of(n) for n in (2, 3, 4)), batch_of(5, (96, 96))]
+    found = [steps(device.run, batch) for batch in batches]
+    assert device.ran == [(2, 3, 64, 96), (2, 3, 96, 96)]
+    assert len(device.captured) == 2
+    for losses, batch in zip(found, batches, strict=True):
+        expected = dict(zip(("loss_a", "loss_b"), device.losses(batch).tolist(), strict=True))
+        assert {name: value.item() for name, value in losses.items()} == pytest.approx(expected)
+
+
+def test_sizes_that_were_not_used_for_long_are_forgotten(device, monkeypatch):
+    monkeypatch.setattr(cuda_graph, "MAX_GRAPHS", 2)
+    steps = RecordedSteps(torch.device("cpu"))
+    first = batch_of(0)
+    sizes = [replace(first, images=first.images[..., :width]) for width in (32, 64, 96)]
+    for batch in (sizes[0], sizes[1], sizes[0], sizes[2], sizes[0], sizes[1]):
+        steps(device.run, batch)
+    assert [shape[-1] for shape in device.ran] == [32, 64, 96, 64]
+    assert len(steps.recordings) == 2
+
+
+def test_a_recording_that_fails_is_not_kept(device):
+    steps = RecordedSteps(torch.device("cpu"))
+    batch = batch_of(0)
+    steps(device.run, batch)
+
+    def fail(_):
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        steps(fail, batch)
+    assert not steps.recordings
+    steps(device.run, batch)
+    assert len(device.ran) == 2
+
+
+def test_only_one_process_on_a_gpu_records(make_config, monkeypatch):
+    config = make_config("train.cuda_graph=true").train
+    gpu, cpu = torch.device("cuda", 0), torch.device("cpu")
+    assert can_record(config, gpu)
+    assert not can_record(config, cpu)
+    assert not can_record(config.model_copy(update={"cuda_graph": False}), gpu)
+    monkeypatch.setattr(cuda_graph.distributed, "world_size", lambda: 2)
+    assert not can_record(config, gpu)
