@@ -4,11 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: setup demo test test-slow lint types check format clean
+.PHONY: setup demo test test-slow lint types package check format clean
 
 setup: $(VENV)/.done
 
-$(VENV)/.done: requirements.txt pyproject.toml
+$(VENV)/.done: requirements.txt pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
@@ -16,11 +16,11 @@ $(VENV)/.done: requirements.txt pyproject.toml
 
 demo: setup
 	rm -rf runs/demo
-	$(BIN)/python tools/train.py --config configs/shapes_r18.yaml --output runs/demo
-	$(BIN)/python tools/evaluate.py --checkpoint runs/demo/model.pt --output runs/demo
-	$(BIN)/python datasets/prepare_shapes.py --output runs/demo/images --split val --num-images 8 --seed 1
-	$(BIN)/python tools/predict.py --checkpoint runs/demo/model.pt --input runs/demo/images/val --output runs/demo/overlays
-	$(BIN)/python tools/export.py --checkpoint runs/demo/model.pt --format checkpoint --output runs/demo/exported.pt
+	$(BIN)/upsnet train --config shapes_r18 --output runs/demo
+	$(BIN)/upsnet evaluate --checkpoint runs/demo/model.pt --output runs/demo
+	$(BIN)/upsnet convert shapes --output runs/demo/images --split val --num-images 8 --seed 1
+	$(BIN)/upsnet predict --checkpoint runs/demo/model.pt --input runs/demo/images/val --output runs/demo/overlays
+	$(BIN)/upsnet export --checkpoint runs/demo/model.pt --format checkpoint --output runs/demo/exported.pt
 
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -34,6 +34,10 @@ lint: setup
 
 types: setup
 	$(BIN)/mypy
+
+# Builds sdist and wheel, and uses the wheel in an empty folder.
+package: setup
+	bash .ci/check_wheel
 
 check: lint types test
 

@@ -1,3 +1,28 @@
-from setuptools import setup
+"""Adds to `pyproject.toml` what it cannot express: the wheel holds a copy of `configs/` as `upsnet/configs/`."""
 
-setup()
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.build_py import build_py
+
+CONFIGS = Path("configs")
+
+
+class BuildWithConfigs(build_py):
+    """Copies the configs into the package that is built. An editable install reads them where they are."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            for source, target in self._configs().items():
+                self.mkpath(str(Path(target).parent))
+                self.copy_file(source, target, preserve_mode=False)
+
+    def get_outputs(self, include_bytecode: bool = True) -> list[str]:
+        return [*super().get_outputs(include_bytecode), *self._configs().values()]
+
+    def _configs(self) -> dict[str, str]:
+        return {str(path): str(Path(self.build_lib, "upsnet", path)) for path in sorted(CONFIGS.glob("*.yaml"))}
+
+
+setup(cmdclass={"build_py": BuildWithConfigs})

@@ -32,7 +32,8 @@ import numpy as np
 from panoptic_pairs import CATEGORIES, REGIONS, STUFF, THINGS, smooth, truth_map
 from PIL import Image
 
-from upsnet.data.panoptic_png import id_to_rgb, segment_geometry
+from upsnet.io.panoptic_png import id_to_rgb
+from upsnet.ops.id_maps import segment_geometry
 
 ROOT = Path(__file__).parents[1]
 

@@ -50,7 +50,7 @@ from upsnet.data.coco import CocoPanoptic
 from upsnet.data.loader import build_augmentation, collate, train_loader
 from upsnet.data.sampler import image_seed
 from upsnet.data.transforms import Geometry, Photometric
-from upsnet.files import read_image
+from upsnet.io.images import read_image
 
 BATCH = 4
 COLOUR = 0.4

@@ -28,12 +28,12 @@ from typing import Any
 import torch
 
 from upsnet import PanopticPredictor
+from upsnet.categories import known_categories
 from upsnet.config import load_config
-from upsnet.data.known_categories import known_categories
 from upsnet.data.shapes import Shapes
-from upsnet.engine.checkpoint import Checkpoint, save_checkpoint
-from upsnet.inference.export import export_graph
+from upsnet.export.exporter import export_graph
 from upsnet.models.build import build_model
+from upsnet.models.checkpoint import Checkpoint, save_checkpoint
 
 FORMS = ("eager", "compiled", "pt2", "aoti", "onnx", "cuda_graph")
 ON_GPU = torch.cuda.is_available()

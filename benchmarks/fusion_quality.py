@@ -21,8 +21,8 @@ import torch
 
 from upsnet.config import parse_config
 from upsnet.data.loader import open_dataset
-from upsnet.engine.checkpoint import load_checkpoint
 from upsnet.engine.evaluate import evaluate
+from upsnet.models.checkpoint import load_checkpoint
 
 USUAL = ("model.panoptic.score_threshold=0.5", "model.panoptic.overlap_threshold=0.5")
 HEADS = (("unified", ()), ("official", ()), ("heuristic", ()), ("heuristic", USUAL))

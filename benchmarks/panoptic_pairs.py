@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from upsnet.data.panoptic_png import id_to_rgb
+from upsnet.io.panoptic_png import id_to_rgb
 
 THINGS, STUFF = 80, 53
 CATEGORIES = [

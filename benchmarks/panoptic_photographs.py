@@ -10,8 +10,8 @@ from panoptic_pairs import CATEGORIES, STUFF, THINGS, smooth, truth_map
 from PIL import Image
 
 from upsnet.data.coco import CocoPanoptic
-from upsnet.data.panoptic_png import id_to_rgb
-from upsnet.files import write_json
+from upsnet.io.files import write_json
+from upsnet.io.panoptic_png import id_to_rgb
 
 SEGMENTS, REGIONS = 15, 5
 

@@ -48,12 +48,12 @@ import torchvision
 from panoptic_pairs import CATEGORIES, STUFF, THINGS, write_data
 from PIL import Image
 
-from upsnet.data.categories import CategorySet
-from upsnet.data.coco import PanopticJson
-from upsnet.data.panoptic_png import read_panoptic_png
+from upsnet.categories import CategorySet
+from upsnet.io.panoptic_json import PanopticJson
+from upsnet.io.panoptic_png import read_panoptic_png
 from upsnet.metrics.image_pair import PairScorer
-from upsnet.metrics.panoptic_json import FileScores, evaluate_files
 from upsnet.metrics.panoptic_quality import PanopticQuality, SegmentTable
+from upsnet.metrics.score_files import FileScores, evaluate_files
 
 SIZES = (((480, 640), 200), ((1024, 2048), 50))
 TORCHMETRICS_IMAGES = 10

@@ -13,8 +13,8 @@ from torchvision.ops import masks_to_boxes
 from torchvision.transforms.v2 import functional as tv
 
 from upsnet.data.coco import CocoPanoptic
-from upsnet.data.panoptic_png import rgb_to_id
 from upsnet.data.transforms import Geometry
+from upsnet.io.panoptic_png import rgb_to_id
 
 
 class PlainReader:

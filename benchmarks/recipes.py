@@ -23,10 +23,10 @@ from typing import Any
 import torch
 
 from upsnet.config import load_config
-from upsnet.data.predictions import write_samples
 from upsnet.data.shapes import Shapes
 from upsnet.engine.optim import autocast_dtype
 from upsnet.engine.train import Trainer
+from upsnet.io.predictions import write_samples
 
 ROOT = Path(__file__).parents[1]
 SCHEDULE = [

@@ -40,8 +40,8 @@ from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
 
+from upsnet.categories import known_categories
 from upsnet.config import load_config
-from upsnet.data.known_categories import known_categories
 from upsnet.data.loader import collate
 from upsnet.engine.cuda_graph import RecordedSteps
 from upsnet.engine.optim import add_gradients

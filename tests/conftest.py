@@ -1,7 +1,7 @@
 """Small things that many tests need: a config and a model that run in milliseconds, and real data if it is there."""
 
-import importlib.util
 import os
+import runpy
 import sys
 from pathlib import Path
 
@@ -9,11 +9,10 @@ import pytest
 import torch
 import yaml
 
-from upsnet import errors
 from upsnet.config import Config, parse_config
 from upsnet.data.loader import collate, open_dataset
-from upsnet.engine.checkpoint import Checkpoint, save_checkpoint
 from upsnet.models.build import build_model
+from upsnet.models.checkpoint import Checkpoint, save_checkpoint
 
 pytest.register_assert_rewrite("tests.engine.processes")
 
@@ -101,17 +100,11 @@ def run_tool(monkeypatch, capfd):
 
     def run(name: str, *args: object) -> tuple[int, str, str]:
         path = ROOT / (name if name.endswith(".py") else f"tools/{name}.py")
-        spec = importlib.util.spec_from_file_location(path.stem + "_tool", path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
         monkeypatch.setattr(sys, "argv", [str(path), *map(str, args)])
         capfd.readouterr()
-        try:
-            errors.run_tool(module.main)
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-        return code, *capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(path), run_name="__main__")
+        return int(end.value.code or 0), *capfd.readouterr()
 
     return run
 

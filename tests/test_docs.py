@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import ROOT
+from tests.convert import forms
 from upsnet.data.coco import CocoPanoptic
-
-from .conftest import ROOT
-from .data import forms
 
 GUIDE = ROOT / "docs" / "custom_dataset.md"
 QUICK = {

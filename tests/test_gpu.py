@@ -3,17 +3,16 @@
 import pytest
 import torch
 
+from tests.models.upsnet.test_training_step import shapes_batch
+from tests.models.upsnet.test_upsnet import lively
 from upsnet import PanopticPredictor
 from upsnet.data.loader import collate
 from upsnet.data.shapes import Shapes
+from upsnet.engine.optim import weighted_total
 from upsnet.engine.prefetch import Prefetcher
 from upsnet.engine.train import Trainer
-from upsnet.inference.export import export_graph
-from upsnet.losses import weighted_total
+from upsnet.export.exporter import export_graph
 from upsnet.models.build import build_model
-
-from .models.test_training_step import shapes_batch
-from .models.test_upsnet import lively
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

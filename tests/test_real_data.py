@@ -6,11 +6,10 @@ import subprocess
 
 import pytest
 
+from tests.conftest import ROOT
+from tests.metrics.test_panoptic_quality import peer_scores
 from upsnet.config import load_config
-from upsnet.metrics.panoptic_json import evaluate_files
-
-from .conftest import ROOT
-from .metrics.test_panoptic_quality import peer_scores
+from upsnet.metrics.score_files import evaluate_files
 
 
 def coco_overrides(real_data):

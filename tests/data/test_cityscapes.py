@@ -10,15 +10,13 @@ import numpy as np
 import pytest
 from cityscapesscripts.helpers.labels import labels
 
+from tests.data.cityscapes_tree import SPLITS, save, write_tree
+from upsnet.categories import CategorySet, known_categories
 from upsnet.config import CityscapesConfig
-from upsnet.data.categories import CategorySet
 from upsnet.data.cityscapes import Cityscapes, read_truth
-from upsnet.data.known_categories import known_categories
 from upsnet.data.loader import open_dataset
-from upsnet.data.panoptic_png import read_panoptic_png
 from upsnet.data.reading import FileDataset
-
-from .cityscapes_tree import SPLITS, save, write_tree
+from upsnet.io.panoptic_png import read_panoptic_png
 
 SCRIPT = "datasets/prepare_cityscapes.py"
 

@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from upsnet.data.coco import CocoPanoptic
-from upsnet.data.panoptic_png import id_to_rgb, read_panoptic_png, rgb_to_id, segment_geometry, write_panoptic_png
-from upsnet.data.predictions import PanopticWriter, write_samples
 from upsnet.data.shapes import CATEGORIES, Shapes
+from upsnet.io.panoptic_png import id_to_rgb, read_panoptic_png, rgb_to_id, write_panoptic_png
+from upsnet.io.predictions import PanopticWriter, write_samples
 
 
 @pytest.fixture
@@ -45,24 +45,6 @@ def test_ids_up_to_24_bits_survive(tmp_path):
     np.testing.assert_array_equal(rgb_to_id(id_to_rgb(ids)), ids)
     with pytest.raises(ValueError, match="16777215"):
         id_to_rgb(np.array([[2**24]]))
-
-
-@pytest.mark.parametrize("is_compiled", [True, False])
-def test_geometry_of_segments(monkeypatch, is_compiled):
-    if not is_compiled:
-        monkeypatch.setattr("upsnet.data.panoptic_png.compiled", lambda: None)
-    ids = np.array([[0, 1, 1], [0, 1, 0], [3, 0, 0]], dtype=np.int32)
-    areas, boxes = segment_geometry(ids, 3)
-    assert areas.tolist() == [3, 0, 1]
-    assert boxes.tolist() == [[1, 0, 3, 2], [0, 0, 0, 0], [0, 2, 1, 3]]
-    ids = np.random.default_rng(0).integers(0, 9, (30, 40), dtype=np.int32)
-    ids[:, 20:] = 0
-    areas, boxes = segment_geometry(ids[:, ::-1], 9)
-    for segment in range(1, 10):
-        rows, columns = np.nonzero(ids[:, ::-1] == segment)
-        assert areas[segment - 1] == len(rows)
-        edges = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] if len(rows) else [0] * 4
-        assert boxes[segment - 1].tolist() == edges
 
 
 def test_a_photograph_is_read_smaller_and_its_map_whole(root):

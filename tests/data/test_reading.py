@@ -11,14 +11,15 @@ import pytest
 import torch
 from torch.utils.data._utils import signal_handling
 
-from upsnet.data.coco import CocoPanoptic, PanopticJson
+from upsnet.data.coco import CocoPanoptic
 from upsnet.data.loader import test_loader as make_test_loader
 from upsnet.data.loader import train_loader
-from upsnet.data.predictions import write_samples
 from upsnet.data.reading import BeingRead, TrainingItems
 from upsnet.data.sampler import Key
 from upsnet.data.shapes import CATEGORIES, Shapes
 from upsnet.data.transforms import Augmentation, JitterCrop
+from upsnet.io.panoptic_json import PanopticJson
+from upsnet.io.predictions import write_samples
 from upsnet.structures import Sample
 
 NUM_IMAGES = 12
@@ -85,7 +86,9 @@ def test_unreadable_files_are_named_once_and_replaced_alike_by_any_number_of_wor
 def test_too_many_unreadable_files_end_the_training(root, make_config, workers):
     damage(root, pictures=[1, 4, 5])
     assert len(list(batches_of(open_root(root), make_config, workers=workers, limit=3))) == 9
-    with pytest.raises(ValueError, match=r"3 training images cannot be read, expected at most 2.*check_data") as error:
+    with pytest.raises(
+        ValueError, match=r"3 training images cannot be read, expected at most 2.*upsnet doctor"
+    ) as error:
         list(batches_of(open_root(root), make_config, workers=workers, limit=2))
     assert all(f"{index:06d}.png" in str(error.value) for index in (1, 4, 5))
 

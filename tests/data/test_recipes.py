@@ -11,10 +11,9 @@ import torch
 from upsnet.data.coco import CocoPanoptic
 from upsnet.data.copy_paste import paste_things
 from upsnet.data.loader import open_train_dataset, train_loader
-from upsnet.data.predictions import write_samples
-from upsnet.data.repeat_factor import draw_repeats, repeat_factors
-from upsnet.data.sampler import BatchSampler
+from upsnet.data.sampler import BatchSampler, draw_repeats, repeat_factors
 from upsnet.data.shapes import CATEGORIES, Shapes
+from upsnet.io.predictions import write_samples
 from upsnet.structures import Sample
 
 NUM_STUFF = 2

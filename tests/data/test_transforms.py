@@ -6,8 +6,8 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as tv
 
+from upsnet.categories import IGNORE_LABEL
 from upsnet.data import transforms as T
-from upsnet.data.categories import IGNORE_LABEL
 from upsnet.data.shapes import Shapes
 from upsnet.data.targets import make_target, semantic_truth
 from upsnet.structures import Sample

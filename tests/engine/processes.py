@@ -15,11 +15,10 @@ import pytest
 import torch
 import yaml
 
-from upsnet.engine.checkpoint import load_checkpoint
+from tests.conftest import TINY
+from upsnet.cli.main import main
 from upsnet.engine.train import Trainer
-from upsnet.errors import run_tool
-
-from ..conftest import ROOT, TINY
+from upsnet.models.checkpoint import load_checkpoint
 
 needs_fork = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
 
@@ -81,9 +80,7 @@ class Training:
             Trainer._step = hooked
         if patch is not None:
             patch()
-        namespace = {"__name__": "train_tool"}
-        exec(compile((ROOT / "tools" / "train.py").read_text(), "train.py", "exec"), namespace)
-        run_tool(namespace["main"])
+        sys.exit(main(["train", *sys.argv[1:]]))
 
     def wait(self):
         """Exit code (negative: the signal that killed it) and what it wrote."""

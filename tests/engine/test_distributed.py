@@ -16,20 +16,19 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from tests.conftest import ROOT
+from tests.engine.processes import SMALL, assert_same_end, iteration, needs_fork, rows, train, train_group
 from upsnet.config import parse_config
 from upsnet.data import loader as data_loader
 from upsnet.data.loader import BatchSampler, open_dataset
 from upsnet.engine import distributed
 from upsnet.engine import train as training
-from upsnet.engine.checkpoint import load_checkpoint
 from upsnet.engine.optim import learning_rate
 from upsnet.engine.resume import CheckpointFiles
 from upsnet.engine.train import Trainer
 from upsnet.models.build import build_model
+from upsnet.models.checkpoint import load_checkpoint
 from upsnet.models.compiled import compile_loss
-
-from ..conftest import ROOT
-from .processes import SMALL, assert_same_end, iteration, needs_fork, rows, train, train_group
 
 STEADY = (
     "model.backbone.norm=gn", "train.lr=0.002", "train.log_every=1", "train.evaluate_every=20",

@@ -8,14 +8,13 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from tests.conftest import TINY
 from upsnet.config import parse_config
 from upsnet.data.loader import open_dataset
-from upsnet.data.panoptic_png import segment_geometry
 from upsnet.engine.evaluate import evaluate
 from upsnet.ops.boxes import scale_boxes
+from upsnet.ops.id_maps import segment_geometry
 from upsnet.structures import Detections, PanopticOutput
-
-from ..conftest import TINY
 
 IMAGES = 7
 SLOTS = 12

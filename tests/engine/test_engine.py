@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from upsnet.data.loader import open_dataset
-from upsnet.engine.checkpoint import Checkpoint, load_checkpoint, load_weights, save_checkpoint
 from upsnet.engine.evaluate import comparison_panel, evaluate, headline
 from upsnet.engine.optim import autocast_dtype, build_optimizer, learning_rate
 from upsnet.engine.train import Trainer
 from upsnet.models.build import build_model
+from upsnet.models.checkpoint import Checkpoint, load_checkpoint, load_weights, save_checkpoint
 
 CPU = torch.device("cpu")
 

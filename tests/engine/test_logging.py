@@ -7,13 +7,12 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.conftest import TINY
 from upsnet.config import parse_config
 from upsnet.engine.interval import Interval
 from upsnet.engine.logging import RunLog
 from upsnet.engine.train import Trainer
 from upsnet.structures import PanopticBatch
-
-from ..conftest import TINY
 
 CPU = torch.device("cpu")
 

@@ -13,17 +13,16 @@ import numpy as np
 import pytest
 import torch
 
-from upsnet.data.predictions import write_samples
+from tests.engine.processes import Training, assert_same_end, iteration, needs_fork, train
 from upsnet.data.reading import WholeItems
 from upsnet.data.sampler import Key
 from upsnet.data.shapes import CATEGORIES, Shapes
 from upsnet.engine import evaluate as evaluation
-from upsnet.engine.checkpoint import Checkpoint, load_checkpoint
 from upsnet.engine.resume import CheckpointFiles
 from upsnet.engine.signals import StopSignals
 from upsnet.engine.train import Trainer
-
-from .processes import Training, assert_same_end, iteration, needs_fork, train
+from upsnet.io.predictions import write_samples
+from upsnet.models.checkpoint import Checkpoint, load_checkpoint
 
 CPU = torch.device("cpu")
 

@@ -2,13 +2,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.models.upsnet.test_upsnet import lively
 from upsnet import PanopticPredictor, Segment
-from upsnet.data.predictions import prediction_rows, truth_as_prediction
 from upsnet.data.shapes import CATEGORIES, Shapes
-from upsnet.inference.export import export_checkpoint
-from upsnet.inference.visualize import comparison, grid, overlay
-
-from ..models.test_upsnet import lively
+from upsnet.export.exporter import export_checkpoint
+from upsnet.inference.drawing import comparison, grid, overlay
+from upsnet.io.predictions import prediction_rows, truth_as_prediction
 
 
 @pytest.fixture

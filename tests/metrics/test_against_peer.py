@@ -9,10 +9,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from upsnet.data.predictions import PanopticWriter
-from upsnet.metrics.panoptic_json import evaluate_files
-
-from .test_panoptic_quality import CATEGORIES, peer_scores
+from tests.metrics.test_panoptic_quality import CATEGORIES, peer_scores
+from upsnet.io.predictions import PanopticWriter
+from upsnet.metrics.score_files import evaluate_files
 
 MOST = 5
 IDS = st.lists(st.integers(1, 2**24 - 1), min_size=MOST, max_size=MOST, unique=True)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from upsnet.data.categories import CategorySet
+from upsnet.categories import CategorySet
 from upsnet.metrics.bootstrap import intervals, quality, resampled_sums
 from upsnet.metrics.boundary import boundary_distance, boundary_iou, boundary_pixels
 from upsnet.metrics.panoptic_quality import ImageScores, PanopticQuality, SegmentTable, match_counts

@@ -7,7 +7,7 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from upsnet.data.categories import IGNORE_LABEL
+from upsnet.categories import IGNORE_LABEL
 from upsnet.data.shapes import CATEGORIES, Shapes
 from upsnet.data.targets import semantic_truth
 from upsnet.metrics.instance_ap import NAMES, ImageInstances, InstanceAP, mask_rows

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from cityscapesscripts.evaluation.evalPanopticSemanticLabeling import pq_compute_single_core
 
-from upsnet.data.categories import CategorySet
-from upsnet.data.coco import PanopticJson
-from upsnet.data.panoptic_png import segment_geometry
-from upsnet.data.predictions import PanopticWriter
-from upsnet.metrics.panoptic_json import evaluate_files
+from upsnet.categories import CategorySet
+from upsnet.io.panoptic_json import PanopticJson
+from upsnet.io.predictions import PanopticWriter
 from upsnet.metrics.panoptic_quality import PanopticQuality, SegmentTable, class_sums, match_segments
+from upsnet.metrics.score_files import evaluate_files
+from upsnet.ops.id_maps import segment_geometry
 
 CATEGORIES = CategorySet.from_json(
     [{"id": i * 3 + 2, "name": f"c{i}", "isthing": int(i >= 2), "color": [i, 0, 0]} for i in range(5)], source="test"

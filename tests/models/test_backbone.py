@@ -4,9 +4,9 @@ import torchvision
 from torch import nn
 
 from upsnet.models.backbone import ResNet
-from upsnet.models.fpn import FPN
 from upsnet.models.layers import FrozenBatchNorm2d, conv_norm, conv_norm_relu
-from upsnet.models.weights import load_backbone_weights
+from upsnet.models.pretrained.weights import load_backbone_weights
+from upsnet.models.upsnet.fpn import FPN
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from upsnet.ops import id_maps
-from upsnet.ops.id_maps import count_pairs, rows_of_ids
+from upsnet.ops.id_maps import count_pairs, rows_of_ids, segment_geometry
 
 
 def example(seed, ids=12, size=(17, 23)):
@@ -94,3 +94,21 @@ def test_tables_are_looked_up_into_parts_of_larger_maps(monkeypatch, is_compiled
     assert not second[:, 30:].any()
     with pytest.raises(IndexError, match=r"expected 0\.\.4"):
         id_maps.look_up(ids, tables[0][:5], tables[1][:5], first[:20, :30], second[:20, :30])
+
+
+@pytest.mark.parametrize("is_compiled", [True, False])
+def test_geometry_of_segments(monkeypatch, is_compiled):
+    if not is_compiled:
+        monkeypatch.setattr("upsnet.ops.id_maps.compiled", lambda: None)
+    ids = np.array([[0, 1, 1], [0, 1, 0], [3, 0, 0]], dtype=np.int32)
+    areas, boxes = segment_geometry(ids, 3)
+    assert areas.tolist() == [3, 0, 1]
+    assert boxes.tolist() == [[1, 0, 3, 2], [0, 0, 0, 0], [0, 2, 1, 3]]
+    ids = np.random.default_rng(0).integers(0, 9, (30, 40), dtype=np.int32)
+    ids[:, 20:] = 0
+    areas, boxes = segment_geometry(ids[:, ::-1], 9)
+    for segment in range(1, 10):
+        rows, columns = np.nonzero(ids[:, ::-1] == segment)
+        assert areas[segment - 1] == len(rows)
+        edges = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] if len(rows) else [0] * 4
+        assert boxes[segment - 1].tolist() == edges

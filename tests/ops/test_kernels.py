@@ -4,13 +4,12 @@ GPU under Triton's interpreter (`test_panoptic_fusion.py`)."""
 import pytest
 import torch
 
-from upsnet.models.panoptic_head import PanopticHead
+from tests.ops.fusion_cases import METHODS, S, T, check_kernels, random_case
+from upsnet.models.upsnet.panoptic_head import PanopticHead
 from upsnet.ops.nms import nms_mask
 from upsnet.ops.panoptic_fusion.pipeline import panoptic_map
 from upsnet.ops.sampling import hashed_uniform
 from upsnet.structures import Detections
-
-from .fusion_cases import METHODS, S, T, check_kernels, random_case
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

@@ -15,7 +15,7 @@ from upsnet.ops.panoptic_fusion.slots import competing, place_slots
 STUFF = 53
 OVERLAP = 0.3
 FOLDER = os.environ.get("UPSNET_REFERENCE")
-CASES = sorted(Path(FOLDER).glob("panoptic_case_*.npz")) if FOLDER else []
+CASES = sorted(Path(FOLDER, "upsnet_official").glob("panoptic_case_*.npz")) if FOLDER else []
 SMALL = 5_000_000
 """Pixels times planes that the full volume is tried on."""
 

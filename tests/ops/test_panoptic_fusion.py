@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.ops.fusion_cases import METHODS, S, T, exact_case, random_case
 from upsnet.ops.mask_paste import inside_boxes, paste_masks
 from upsnet.ops.panoptic_fusion import reference, streaming
 from upsnet.ops.panoptic_fusion.pipeline import panoptic_map
 from upsnet.ops.panoptic_fusion.segment_ids import nearest, segment_ids
 from upsnet.ops.panoptic_fusion.slots import NEVER, Grid, place_slots
-
-from .fusion_cases import METHODS, S, T, exact_case, random_case
 
 
 def both(case, **options):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from upsnet.losses import pixel_loss, upsampled_pixel_loss
+from upsnet.models.upsnet.losses import pixel_loss, upsampled_pixel_loss
 from upsnet.ops import upsampled_cross_entropy as module
 from upsnet.ops.upsampled_cross_entropy import upsampled_cross_entropy
 

@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from upsnet.data.categories import CategorySet
-from upsnet.data.known_categories import known_categories
-from upsnet.data.panoptic_png import segment_geometry, write_panoptic_png
-from upsnet.files import read_image
+from upsnet.categories import CategorySet, known_categories
+from upsnet.io.images import read_image
+from upsnet.io.panoptic_png import write_panoptic_png
+from upsnet.ops.id_maps import segment_geometry
 from upsnet.structures import Sample
 
 PICTURE = "_leftImg8bit.png"

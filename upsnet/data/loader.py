@@ -13,27 +13,25 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from upsnet.categories import IGNORE_LABEL, CategorySet, known_categories
 from upsnet.config import AugmentConfig, CityscapesConfig, DataConfig, ShapesConfig, Source
 from upsnet.data import transforms as T
-from upsnet.data.categories import IGNORE_LABEL, CategorySet
 from upsnet.data.cityscapes import Cityscapes
 from upsnet.data.coco import CocoPanoptic
-from upsnet.data.known_categories import known_categories
-from upsnet.data.parallel import quiet_worker
 from upsnet.data.reading import Batches, BeingRead, Item, TrainingItems, WholeItems
 from upsnet.data.reading import PanopticDataset as PanopticDataset
-from upsnet.data.repeat_factor import repeat_factors
-from upsnet.data.sampler import BatchSampler
+from upsnet.data.sampler import BatchSampler, repeat_factors
 from upsnet.data.shapes import Shapes
 from upsnet.data.targets import make_target
+from upsnet.io.parallel import quiet_worker
 from upsnet.structures import PanopticBatch, PanopticTarget, Sample
 
 DATA_ROOT = "UPSNET_DATASETS"
 
 
 def data_root() -> Path:
-    """The folder that relative data set paths start from: $UPSNET_DATASETS, else `datasets/` of the repository."""
-    return Path(os.environ.get(DATA_ROOT) or Path(__file__).parents[2] / "datasets")
+    """The folder that relative data set paths start from: $UPSNET_DATASETS, else `./datasets`."""
+    return Path(os.environ.get(DATA_ROOT) or "datasets")
 
 
 def open_dataset(config: Source, categories: CategorySet | None = None) -> PanopticDataset:

@@ -19,7 +19,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from upsnet.data.categories import CategorySet
+from upsnet.categories import CategorySet
 from upsnet.data.copy_paste import paste_things
 from upsnet.data.sampler import Key, image_seed
 from upsnet.data.transforms import Augmentation
@@ -274,5 +274,5 @@ def _too_many(unreadable: dict[int, str], limit: int) -> str:
     expected = f"at most {limit} (data.max_unreadable)" if len(unreadable) > limit else "one of their orientation to be"
     return (
         f"{len(unreadable)} training images cannot be read, expected {expected}: {first}. "
-        "tools/check_data.py lists what is wrong with a data set"
+        "`upsnet doctor` lists what is wrong with a data set"
     )

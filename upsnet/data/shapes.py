@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from upsnet.data.categories import CategorySet
+from upsnet.categories import CategorySet
 from upsnet.structures import Sample
 
 FloatImage = npt.NDArray[np.float64]

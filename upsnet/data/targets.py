@@ -6,9 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from upsnet.data.categories import IGNORE_LABEL, label_from_semantic
-from upsnet.data.panoptic_png import segment_geometry
-from upsnet.ops.id_maps import look_up
+from upsnet.categories import IGNORE_LABEL, label_from_semantic
+from upsnet.ops.id_maps import look_up, segment_geometry
 from upsnet.structures import PanopticTarget, Sample
 
 

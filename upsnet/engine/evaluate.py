@@ -12,23 +12,24 @@ import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
+from upsnet.categories import CategorySet
 from upsnet.config import Config
-from upsnet.data.categories import CategorySet
 from upsnet.data.loader import InferenceInput, PanopticDataset, test_loader
-from upsnet.data.predictions import PanopticWriter, prediction_rows, to_prediction
 from upsnet.data.targets import semantic_truth
 from upsnet.engine import distributed
 from upsnet.engine.signals import StopRequestedError, StopSignals
-from upsnet.files import write_json
+from upsnet.inference.drawing import comparison, grid
 from upsnet.inference.predictor import PanopticPredictor
-from upsnet.inference.visualize import comparison, grid
+from upsnet.io.files import write_json
+from upsnet.io.predictions import PanopticWriter, prediction_rows, to_prediction
+from upsnet.metrics.image_pair import ImagePair
 from upsnet.metrics.instance_ap import InstanceAP
 from upsnet.metrics.panoptic_quality import PanopticQuality, SegmentTable
-from upsnet.metrics.report.collector import ImagePair, ReportCollector
 from upsnet.metrics.semantic_iou import SemanticIoU
-from upsnet.models.upsnet import UPSNet
+from upsnet.models.upsnet.model import UPSNet
 from upsnet.ops.boxes import scale_boxes
 from upsnet.ops.mask_paste import inside_boxes, paste_masks
+from upsnet.report.collector import ReportCollector
 from upsnet.structures import Detections, PanopticBatch, PanopticOutput
 
 

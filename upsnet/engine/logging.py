@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from upsnet.files import atomic_path
+from upsnet.io.files import atomic_path
 
 
 class RunLog:

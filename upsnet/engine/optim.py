@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from upsnet.config import TrainConfig
-from upsnet.losses import weighted_total
 from upsnet.structures import PanopticBatch
 
 
@@ -57,6 +56,11 @@ def add_gradients(
         losses: dict[str, Tensor] = model(batch)
     (weighted_total(losses, weights) * share).backward()
     return losses
+
+
+def weighted_total(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
+    """The sum that is minimised."""
+    return torch.stack([weights[name] * value for name, value in losses.items()]).sum()
 
 
 def clip_gradient(model: nn.Module, limit: float | None) -> Tensor:

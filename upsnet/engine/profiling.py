@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
-from upsnet.files import atomic_path
+from upsnet.io.files import atomic_path
 
 SKIPPED, WARM_UP, STEPS = 2, 1, 3
 

@@ -14,8 +14,8 @@ import torch
 from upsnet.config import CocoConfig, Config, DataConfig
 from upsnet.data.loader import PanopticDataset, data_root
 from upsnet.engine import distributed
-from upsnet.engine.checkpoint import Checkpoint, TrainingState, load_checkpoint, save_checkpoint
-from upsnet.files import sync_folder
+from upsnet.io.files import sync_folder
+from upsnet.models.checkpoint import Checkpoint, TrainingState, load_checkpoint, save_checkpoint
 
 FREE_TO_CHANGE = frozenset(
     {
@@ -152,7 +152,9 @@ def _complete(checkpoint: Checkpoint, path: Path) -> TrainingState:
     state: dict[str, Any] = dict(checkpoint.training or {})
     absent = sorted(TrainingState.__annotations__.keys() - state.keys())
     if checkpoint.training is None or absent:
-        raise ValueError(f"{path}: holds no {', '.join(absent)}, expected the last.pt of a run of this version")
+        raise ValueError(
+            f"{path}: holds no {', '.join(absent)}, expected the last.pt of a run; begin a new run with --init {path}"
+        )
     return checkpoint.training
 
 

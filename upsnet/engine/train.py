@@ -1,17 +1,15 @@
-"""The training loop.
-
-python tools/train.py --config configs/shapes_r18.yaml --output runs/demo
-"""
+"""The training loop."""
 
 from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import yaml
@@ -20,8 +18,8 @@ from torch import Tensor, nn
 from upsnet.config import Config
 from upsnet.data.loader import PanopticDataset, open_dataset, open_train_dataset, train_loader
 from upsnet.data.sampler import require_equal_shares
+from upsnet.doctor.check_run import check_before_training
 from upsnet.engine import distributed
-from upsnet.engine.checkpoint import Checkpoint, TrainingState, load_weights, save_checkpoint
 from upsnet.engine.cuda_graph import RecordedSteps, Run, can_record
 from upsnet.engine.evaluate import comparison_panel, evaluate, headline
 from upsnet.engine.interval import Interval
@@ -39,13 +37,73 @@ from upsnet.engine.resume import (
     require_same,
 )
 from upsnet.engine.signals import StopRequestedError, StopSignals
-from upsnet.files import atomic_path, write_json, write_picture
+from upsnet.io.files import atomic_path, write_json
+from upsnet.io.images import write_picture
 from upsnet.models.build import build_model
+from upsnet.models.checkpoint import Checkpoint, TrainingState, load_weights, save_checkpoint
 from upsnet.models.compiled import compile_loss
-from upsnet.models.upsnet import UPSNet
-from upsnet.models.weights import fill, read_weights
+from upsnet.models.pretrained.weights import fill, read_weights
+from upsnet.models.upsnet.model import UPSNet
 from upsnet.ops.backend import training_format
 from upsnet.structures import PanopticBatch
+
+
+class TrainingResult(NamedTuple):
+    """How a run ended.
+
+    Attributes:
+        metrics: of the last evaluation; None if the run was stopped.
+        stopped: number of the signal that stopped it, 0 if none did.
+    """
+
+    metrics: dict[str, Any] | None
+    stopped: int
+
+
+def train(
+    config: Config,
+    output: Path,
+    *,
+    resume: bool = False,
+    init: Path | None = None,
+    profile: bool = False,
+    config_name: str = "CONFIG",
+    tell: Callable[[str], None] = lambda line: None,
+    warn: Callable[[str], None] = lambda line: None,
+) -> TrainingResult:
+    """Trains a model: `upsnet train` as a function.
+
+    Under `torchrun` every process calls it. The first process checks a sample of the data before the first step.
+
+    Args:
+        config: the run.
+        output: folder of the run; all processes must see the same.
+        resume: continue from the newest checkpoint in the folder, or begin if there is none. Always on under
+            `torchrun --max-restarts`.
+        init: file of weights to begin with, of any kind that `models.pretrained.weights.read_weights` knows.
+        profile: write `profile.json.gz`, a trace of a few steps.
+        config_name: path or name of the config, for messages that suggest a command.
+        tell: receives each line of information, in the first process only.
+        warn: receives each warning about the data, in the first process only.
+
+    Raises:
+        OSError, ValueError: a file is missing, or something does not fit; one line says what to change.
+        FloatingPointError: a loss or a gradient is not finite.
+        MemoryError: a step does not fit into the memory of the GPU.
+    """
+    with distributed.process_group() as device:
+        resume = resume or distributed.restarts_by_itself()
+        trainer = Trainer(config, output, device, resume=resume, init=init, profile=profile)
+        if trainer.is_main:
+            for line in [*(trainer.report.lines() if trainer.report else []), *trainer.notes]:
+                tell(line)
+            for line in check_before_training(config, trainer.train_set, trainer.val_set, source=config_name):
+                warn(line)
+        metrics = trainer.run()
+        if trainer.is_main:
+            for line in trainer.summary(metrics):
+                tell(line)
+        return TrainingResult(metrics, trainer.stopped)
 
 
 class Trainer:

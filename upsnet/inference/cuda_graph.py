@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from upsnet.models.upsnet import UPSNet
+from upsnet.models.upsnet.model import UPSNet
 from upsnet.structures import PanopticBatch, PanopticOutput
 
 MAX_GRAPHS = 8

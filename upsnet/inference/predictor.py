@@ -15,15 +15,15 @@ import numpy.typing as npt
 import torch
 from PIL import Image, ImageOps
 
-from upsnet.data.categories import CategorySet
+from upsnet.categories import CategorySet
 from upsnet.data.loader import InferenceInput
-from upsnet.data.predictions import to_prediction
-from upsnet.engine.checkpoint import Checkpoint, load_checkpoint
-from upsnet.files import read_image, to_rgb
+from upsnet.export.exported_model import ExportedModel, load_graph
 from upsnet.inference.cuda_graph import GraphedModel
-from upsnet.inference.exported import ExportedModel, load_graph
+from upsnet.io.images import read_image, to_rgb
+from upsnet.io.predictions import to_prediction
+from upsnet.models.checkpoint import Checkpoint, load_checkpoint
 from upsnet.models.inference_form import fold_norms
-from upsnet.models.upsnet import UPSNet
+from upsnet.models.upsnet.model import UPSNet
 from upsnet.ops.backend import has_kernels, usable_device
 from upsnet.structures import PanopticPrediction
 

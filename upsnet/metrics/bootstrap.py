@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from upsnet.data.categories import CategorySet
+from upsnet.categories import CategorySet
 
 LEVEL = 95
 RESAMPLES = 1000

@@ -2,25 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from upsnet.data.annotation import ODD_AREA, Annotation
-from upsnet.data.categories import CategorySet
-from upsnet.data.coco import PanopticJson
-from upsnet.data.panoptic_png import read_panoptic_png
-from upsnet.files import read_image
+from upsnet.categories import CategorySet
+from upsnet.io.annotation import ODD_AREA, Annotation
+from upsnet.io.images import read_image
+from upsnet.io.panoptic_json import PanopticJson
+from upsnet.io.panoptic_png import read_panoptic_png
 from upsnet.metrics.boundary import boundary_iou
 from upsnet.metrics.image_scores import ImageScores
 from upsnet.metrics.instance_ap import ImageInstances, mask_rows
-from upsnet.metrics.matching import SegmentTable, match_counts
-from upsnet.metrics.report.collector import ImagePair, ImageRow
-from upsnet.ops.id_maps import count_pairs, rows_of_ids
+from upsnet.metrics.matching import Matching, SegmentTable, match_counts
+from upsnet.ops.id_maps import IntArray, count_pairs, rows_of_ids
+
+
+@dataclass(frozen=True)
+class ImagePair:
+    """What the pictures of an image are made of.
+
+    Attributes:
+        truth_map, truth, predicted_map, predicted: see `match_segments`.
+        scores: [m], of the predicted segments, 0..1, or None.
+        picture: gives the photograph, uint8 RGB, which is resized to the maps; or None.
+    """
+
+    truth_map: IntArray
+    truth: SegmentTable
+    predicted_map: IntArray
+    predicted: SegmentTable
+    scores: npt.NDArray[np.floating] | None = None
+    picture: Callable[[], npt.NDArray[np.uint8]] | None = None
+
+
+class ImageReport(Protocol):
+    """What takes each scored image, beside the metrics: `report.collector.ReportCollector`."""
+
+    def describe(self, file_name: str, found: Matching, scores: npt.NDArray[np.floating] | None, /) -> Any:
+        """Summarises a matched image; called in worker processes."""
+        ...
+
+    def add(self, key: Any, row: Any, /) -> None:
+        """Takes the summary of an image; called in the main process."""
+        ...
+
+    def illustrate(self, read: Callable[[Any], ImagePair], /) -> list[str]:
+        """Draws some images, whose maps `read` gives; returns one line for each fault."""
+        ...
 
 
 @dataclass
@@ -31,14 +65,14 @@ class PairResult:
         image_id: as in the truth's JSON.
         problems: one line each.
         scores: None where the truth cannot be read; the image then counts nowhere.
-        instances: for AP, report: for the report, where they are asked for.
+        instances: for AP; report: what `describe` returned; None where they are not asked for.
     """
 
     image_id: int | str
     problems: list[str] = field(default_factory=list)
     scores: ImageScores | None = None
     instances: ImageInstances | None = None
-    report: ImageRow | None = None
+    report: Any = None
 
 
 @dataclass(frozen=True)
@@ -53,7 +87,7 @@ class PairScorer:
         truth, predicted: the two JSON files, read with the same categories.
         boundary: find Boundary IoU, too.
         detections: collect scored things for AP; truth_masks: and the truth's things.
-        report: describe the segments for the report.
+        describe: summarises a matched image (`ImageReport.describe`).
     """
 
     truth: PanopticJson
@@ -61,7 +95,7 @@ class PairScorer:
     boundary: bool = False
     detections: bool = False
     truth_masks: bool = False
-    report: bool = False
+    describe: Callable[[str, Matching, npt.NDArray[np.floating] | None], Any] | None = None
     buffers: dict[int, npt.NDArray[np.int32]] = field(default_factory=dict, repr=False)
 
     def __call__(self, image_id: int | str) -> PairResult:
@@ -89,10 +123,9 @@ class PairScorer:
             masks = _things(truth, true_ids, self.truth.categories) if self.truth_masks else []
             found_masks = _things(predicted, ids, self.truth.categories)
             result.instances = ImageInstances(image_id, true_ids.shape, masks, found_masks)
-        if self.report:
-            result.report = ImageRow.of(
-                self.truth.images[image_id].file_name, match_counts(inter, *tables), _scores(predicted)
-            )
+        if self.describe is not None:
+            file_name = self.truth.images[image_id].file_name
+            result.report = self.describe(file_name, match_counts(inter, *tables), _scores(predicted))
         return result
 
     def pair(self, image_id: int | str, image_dir: Path | None) -> ImagePair:

@@ -9,7 +9,7 @@ from types import ModuleType
 import numpy as np
 import numpy.typing as npt
 
-from upsnet.data.categories import CategorySet
+from upsnet.categories import CategorySet
 from upsnet.metrics.matching import Matching, SegmentTable, match_counts
 
 FIELDS = ("iou", "tp", "fp", "fn")

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from faster_coco_eval import COCO, COCOeval_faster
 from pycocotools import mask as rle
 
-from upsnet.data.categories import CategorySet, semantic_from_label
-from upsnet.files import read_json
+from upsnet.categories import CategorySet, semantic_from_label
+from upsnet.io.files import read_json
 from upsnet.structures import Sample
 
 NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")

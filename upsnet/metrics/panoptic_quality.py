@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from upsnet.data.categories import CategorySet
+from upsnet.categories import CategorySet
 from upsnet.metrics.bootstrap import GROUPS, intervals
 from upsnet.metrics.boundary import boundary_iou
 from upsnet.metrics.image_scores import FIELDS, ImageScores, class_sums

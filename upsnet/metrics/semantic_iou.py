@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from upsnet.data.categories import IGNORE_LABEL, CategorySet
+from upsnet.categories import IGNORE_LABEL, CategorySet
 from upsnet.metrics.image_scores import ImageScores
 
 

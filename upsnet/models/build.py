@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from upsnet.config import Config
-from upsnet.config_model import ModelConfig
-from upsnet.data.categories import CategorySet
+from upsnet.categories import CategorySet
+from upsnet.config import Config, ModelConfig
 from upsnet.models.backbone import ResNet
-from upsnet.models.fpn import FPN
-from upsnet.models.instance_head import DetectionRule, InstanceHead
-from upsnet.models.panoptic_head import PanopticHead
-from upsnet.models.rpn import RPN, Anchors
-from upsnet.models.semantic_head import SemanticHead
-from upsnet.models.upsnet import UPSNet
-from upsnet.models.weights import load_backbone_weights
+from upsnet.models.pretrained.weights import load_backbone_weights
+from upsnet.models.upsnet.fpn import FPN
+from upsnet.models.upsnet.instance_head import DetectionRule, InstanceHead
+from upsnet.models.upsnet.model import UPSNet
+from upsnet.models.upsnet.panoptic_head import PanopticHead
+from upsnet.models.upsnet.rpn import RPN, Anchors
+from upsnet.models.upsnet.semantic_head import SemanticHead
 
 LEVEL_STRIDES = (4, 8, 16, 32, 64)
 

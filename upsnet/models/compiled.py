@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from upsnet.models.upsnet import UPSNet
+from upsnet.models.upsnet.model import UPSNet
 from upsnet.structures import PanopticBatch
 
 SLOTS = 16

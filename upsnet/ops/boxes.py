@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -66,3 +67,9 @@ def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
     inter = width.mul_(torch.minimum(ay2, by2).sub_(torch.maximum(ay1, by1)).clamp_(min=0))
     union = box_area(a)[..., None] + box_area(b)[..., None, :] - inter
     return inter.div_(union.clamp_(min=1e-6))
+
+
+def float32_below(threshold: float) -> float:
+    """The largest float32 that is not above it: a float32 IoU exceeds both or neither."""
+    rounded = np.float32(threshold)
+    return float(rounded if rounded <= threshold else np.nextafter(rounded, np.float32(-1)))

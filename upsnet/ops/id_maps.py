@@ -136,3 +136,39 @@ def _count_tensors(
         rows.append(torch.where(table[position] == ids.reshape(-1), order[position] + 1, 0))
     counts = torch.bincount(rows[0] * shape[1] + rows[1], minlength=shape[0] * shape[1])
     return counts.reshape(shape).cpu().numpy()
+
+
+def segment_geometry(ids: npt.NDArray[np.int32], count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Areas and tight boxes of the segments 1..count of a dense id map [H, W].
+
+    Returns:
+        areas int64 [count] in pixels, and boxes int64 [count, 4], XYXY with exclusive ends; a segment without
+        pixels has area 0 and the box (0, 0, 0, 0).
+
+    Raises:
+        ValueError: the map holds another id.
+    """
+    loops = compiled()
+    if loops is None or not ids.size:
+        return _geometry_by_axes(ids, count)
+    if ids.min() < 0 or ids.max() > count:
+        raise ValueError(f"ids from {ids.min()} to {ids.max()}, expected 0..{count}")
+    height, width = ids.shape
+    areas, boxes = np.zeros(count + 1, dtype=np.int64), np.tile(np.array([width, height, 0, 0]), (count + 1, 1))
+    loops.segment_geometry(np.require(ids, np.int32, ("C", "W")), areas, boxes)
+    boxes[areas == 0] = 0
+    return areas[1:], boxes[1:]
+
+
+def _geometry_by_axes(ids: npt.NDArray[np.int32], count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """`segment_geometry` without compiled loops."""
+    height, width = ids.shape
+    areas = np.bincount(ids.ravel(), minlength=count + 1)[1 : count + 1]
+    spans = []
+    for size, axis in ((width, np.arange(width)[None, :]), (height, np.arange(height)[:, None])):
+        seen = np.zeros((count + 1, size), dtype=bool)
+        seen[ids, axis] = True
+        first, last = seen.argmax(1), size - seen[:, ::-1].argmax(1)
+        spans.append((first[1:], np.where(seen.any(1), last, 0)[1:]))
+    (x1, x2), (y1, y2) = spans
+    return areas, np.stack([x1, y1, x2, y2], axis=1)

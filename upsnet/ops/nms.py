@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 from torchvision.ops import nms as torchvision_nms
 
 from upsnet.ops.backend import has_kernels
-
-
-def float32_below(threshold: float) -> float:
-    """The largest float32 that is not above it: a float32 IoU exceeds both or neither."""
-    rounded = np.float32(threshold)
-    return float(rounded if rounded <= threshold else np.nextafter(rounded, np.float32(-1)))
 
 
 @torch.library.custom_op("upsnet::nms_mask", mutates_args=())

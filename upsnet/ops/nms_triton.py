@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from upsnet.ops.nms import float32_below
+from upsnet.ops.boxes import float32_below
 
 OVERLAP_ROWS = 64
 

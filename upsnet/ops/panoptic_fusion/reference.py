@@ -11,7 +11,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from upsnet.data.categories import semantic_from_label
+from upsnet.categories import semantic_from_label
 from upsnet.ops.mask_paste import inside_boxes, paste_masks
 from upsnet.ops.panoptic_fusion.slots import ALWAYS, NEVER, Grid, Method, Slots
 

@@ -16,7 +16,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from upsnet.data.categories import semantic_from_label
+from upsnet.categories import semantic_from_label
 from upsnet.ops.mask_paste import paste_factors
 from upsnet.ops.panoptic_fusion.slots import ALWAYS, NEVER, Axis, Grid, Method, Slots
 

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from upsnet.data.categories import semantic_from_label
+from upsnet.categories import semantic_from_label
 from upsnet.ops.panoptic_fusion.slots import ALWAYS, NEVER, Grid, Method, Slots
 
 WORD = 32

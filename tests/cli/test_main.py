@@ -1,0 +1,96 @@
+"""The command `upsnet`: finding a command, and how it ends."""
+
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from upsnet.cli import main as cli
+from upsnet.cli.errors import SomeInputsFailedError
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Runs `upsnet train` with a body of the test's choice; gives exit code, standard output and errors."""
+
+    def run(body):
+        module = types.ModuleType("upsnet.cli.train")
+        module.main = body
+        monkeypatch.setitem(sys.modules, "upsnet.cli.train", module)
+        return cli.main(["train", "a", "b"]), *capsys.readouterr()
+
+    return run
+
+
+def raising(error):
+    def body(argv):
+        raise error
+
+    return body
+
+
+def test_a_command_gets_the_words_after_its_name(command):
+    seen = []
+    assert command(lambda argv: seen.extend(argv) or 7)[0] == 7
+    assert seen == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (ValueError("a.yaml: two\nlines"), 2, "error: a.yaml: two lines\n"),
+        (FileNotFoundError("b: no such file"), 2, "error: b: no such file\n"),
+        (FloatingPointError("iteration 3"), 2, "error: iteration 3\n"),
+        (MemoryError(), 2, "error: MemoryError\n"),
+        (SomeInputsFailedError("1 of 2 images failed"), 1, "error: 1 of 2 images failed\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+)
+def test_errors_are_one_line_and_an_exit_code(command, error, code, text):
+    assert command(raising(error)) == (code, "", text)
+
+
+def test_a_bug_is_one_line_that_names_a_file_with_the_traceback(command, monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    code, _, err = command(raising(TypeError("no such thing\nin two lines")))
+    assert code == 3
+    assert err.count("\n") == 1
+    assert "unexpected TypeError: in two lines. This is a bug in upsnet" in err
+    path = Path(err.split()[-1])
+    assert path.parent == tmp_path
+    assert "raise error" in path.read_text()
+
+
+def test_a_bug_where_nothing_can_be_written_shows_the_traceback(command, monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "absent"))
+    code, _, err = command(raising(TypeError("x")))
+    assert code == 3
+    assert "Traceback" in err
+    assert "unexpected TypeError" in err
+
+
+def test_an_error_in_a_data_worker_is_told_without_its_traceback(command):
+    text = (
+        "Caught ValueError in DataLoader worker process 0.\nOriginal Traceback:\n  File x\nValueError: a.png: truncated"
+    )
+    assert command(raising(ValueError(text))) == (2, "", "error: a.png: truncated\n")
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
+def test_help_lists_every_command(capsys, words):
+    assert cli.main(words) == 0
+    out = capsys.readouterr().out
+    assert all(f"  {name}" in out for name in cli.COMMANDS)
+
+
+@pytest.mark.parametrize(("word", "remedy"), [("trian", "did you mean train?"), ("x", "expected one of train, ")])
+def test_an_unknown_command_is_an_error_with_the_nearest_name(capsys, word, remedy):
+    assert cli.main([word]) == 2
+    assert f"error: unknown command {word!r}; {remedy}" in capsys.readouterr().err
+
+
+def test_every_command_has_a_script_in_a_checkout():
+    texts = [path.read_text() for path in (*(ROOT / "tools").glob("*.py"), ROOT / "datasets" / "convert.py")]
+    assert {name for name in cli.COMMANDS if any(f'main(["{name}"' in text for text in texts)} == set(cli.COMMANDS)

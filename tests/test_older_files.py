@@ -1,0 +1,168 @@
+"""Files that an older version wrote: they load, predict the same map, and training resumes from them."""
+
+import json
+import lzma
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from upsnet import PanopticPredictor
+from upsnet.config import migrate, parse_config
+from upsnet.config.migrate import renamed
+from upsnet.engine.train import Trainer
+from upsnet.export import exported_model
+from upsnet.models import checkpoint as checkpoints
+from upsnet.models.checkpoint import load_checkpoint, save_checkpoint
+
+FORMAT1 = Path(__file__).parent / "files" / "format1"
+MODELS = ("model.pt", "model.pt2", "model.onnx")
+
+
+def unpack(name, folder):
+    path = folder / name
+    path.write_bytes(lzma.decompress((FORMAT1 / f"{name}.xz").read_bytes()))
+    return path
+
+
+@pytest.fixture(scope="module")
+def expected():
+    with np.load(FORMAT1 / "expected.npz") as file:
+        return dict(file)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_files_of_format_1_predict_the_map_they_always_predicted(tmp_path, expected, name):
+    predictor = PanopticPredictor.from_checkpoint(unpack(name, tmp_path), "cpu")
+    prediction = predictor(expected["image"])
+    assert len(prediction.segments) == len(np.unique(expected["segment_ids"])) >= 7
+    # Other processors round sums differently, which decides near-ties.
+    assert (prediction.segment_ids != expected["segment_ids"]).mean() < 1e-3
+
+
+def test_a_checkpoint_of_format_1_keeps_every_weight_and_key(tmp_path):
+    raw = torch.load(unpack("model.pt", tmp_path), weights_only=True)
+    found = load_checkpoint(tmp_path / "model.pt")
+    assert raw["format"] == "upsnet-checkpoint-1"
+    assert found.weights.keys() == raw["weights"].keys()
+    assert all(torch.equal(found.weights[key], value) for key, value in raw["weights"].items())
+    assert found.config.dump() == raw["config"]
+    assert found.build().state_dict().keys() == raw["weights"].keys()
+
+
+def test_training_resumes_from_a_last_pt_of_format_1(tmp_path, expected):
+    config = load_checkpoint(unpack("last.pt", tmp_path)).config
+    config = config.model_copy(
+        update={
+            "data": config.data.model_copy(update={"num_workers": 0}),
+            "train": config.train.model_copy(update={"log_every": 1}),
+        }
+    )
+    trainer = Trainer(config, tmp_path, torch.device("cpu"), resume=True)
+    assert trainer.iteration == 400
+    trainer.run()
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    losses = [[row[name] for name in sorted(row) if name.startswith("loss_")] for row in rows if "lr" in row]
+    assert np.array(losses) == pytest.approx(expected["losses"], rel=1e-3)
+    assert load_checkpoint(tmp_path / "last.pt").training["iteration"] == 402
+
+
+def newer(path):
+    """The same file with a format number from the future."""
+    if path.suffix == ".pt":
+        torch.save({**torch.load(path, weights_only=True), "format": "upsnet-checkpoint-99"}, path)
+    elif path.suffix == ".onnx":
+        change_onnx(path, lambda about: {**about, "format": 99})
+    else:
+        change_pt2(path, lambda about: {**about, "format": 99})
+
+
+def change_onnx(path, change):
+    model = onnx.load(path)
+    row = next(row for row in model.metadata_props if row.key == exported_model.METADATA)
+    row.value = json.dumps(change(json.loads(row.value)))
+    onnx.save(model, path)
+
+
+def change_pt2(path, change):
+    with zipfile.ZipFile(path) as file:
+        members = {name: file.read(name) for name in file.namelist()}
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in members.items():
+            is_description = name.endswith(exported_model.METADATA)
+            file.writestr(name, json.dumps(change(json.loads(content))) if is_description else content)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_file_from_a_newer_version_is_refused_with_the_remedy(tmp_path, name):
+    newer(unpack(name, tmp_path))
+    with pytest.raises(ValueError, match=rf"^\S+{name}: has format 99, expected 1 to \d+; a newer upsnet wrote it"):
+        PanopticPredictor.from_checkpoint(tmp_path / name, "cpu")
+
+
+@pytest.fixture
+def format2(monkeypatch):
+    """A change of the format: a key and a parameter of today had other names in format 1."""
+
+    def old_weights_renamed(weights):
+        return {key.replace("backbone.stem.", "backbone.conv1."): value for key, value in weights.items()}
+
+    monkeypatch.setattr(migrate, "STEPS", (renamed("train.learning_rate", "train.lr"),))
+    monkeypatch.setattr(checkpoints, "WEIGHT_STEPS", (old_weights_renamed,))
+
+
+def with_old_key(config):
+    train = {("learning_rate" if key == "lr" else key): value for key, value in config["train"].items()}
+    return {**config, "train": train}
+
+
+def test_a_renamed_key_and_parameter_are_migrated(tmp_path, expected, format2):
+    path = unpack("model.pt", tmp_path)
+    values = torch.load(path, weights_only=True)
+    weights = {key.replace("backbone.conv1.", "backbone.stem."): value for key, value in values["weights"].items()}
+    torch.save({**values, "config": with_old_key(values["config"]), "weights": weights}, path)
+    found = load_checkpoint(path)
+    assert found.config.train.lr == values["config"]["train"]["lr"]
+    assert torch.equal(found.weights["backbone.conv1.weight"], values["weights"]["backbone.conv1.weight"])
+    save_checkpoint(path, found)
+    assert torch.load(path, weights_only=True)["format"] == "upsnet-checkpoint-2"
+    again = load_checkpoint(path)
+    assert again.config == found.config
+    assert len(PanopticPredictor.from_checkpoint(path, "cpu")(expected["image"]).segments) >= 7
+
+
+@pytest.mark.parametrize(("name", "change"), [("model.onnx", change_onnx), ("model.pt2", change_pt2)])
+def test_an_exported_file_with_a_renamed_key_is_migrated(tmp_path, expected, format2, name, change):
+    path = unpack(name, tmp_path)
+    change(path, lambda about: {**about, "config": with_old_key(about["config"])})
+    assert len(PanopticPredictor.from_checkpoint(path, "cpu")(expected["image"]).segments) >= 7
+
+
+def test_a_file_of_today_is_not_migrated_again(tmp_path, format2):
+    path = unpack("model.pt", tmp_path)
+    save_checkpoint(path, load_checkpoint(path))
+    values = torch.load(path, weights_only=True)
+    torch.save({**values, "config": with_old_key(values["config"])}, path)
+    with pytest.raises(ValueError, match=r"unknown key .train\.learning_rate."):
+        load_checkpoint(path)
+
+
+def test_every_format_has_a_step_for_the_config_and_one_for_the_weights():
+    assert len(checkpoints.WEIGHT_STEPS) == len(migrate.STEPS)
+    folders = {folder.name for folder in FORMAT1.parent.iterdir() if folder.is_dir()}
+    older = range(1, max(2, migrate.current_format()))
+    assert folders >= {f"format{number}" for number in older}
+
+
+def test_an_older_checkpoint_resumes_with_todays_key(tmp_path, format2):
+    path = unpack("last.pt", tmp_path)
+    values = torch.load(path, weights_only=True)
+    torch.save({**values, "config": with_old_key(values["config"])}, path)
+    config = parse_config(values["config"], ["data.num_workers=0"], source="test", file_format=2)
+    assert Trainer(config, tmp_path, torch.device("cpu"), resume=True).iteration == 400
+    other = config.train.model_copy(update={"lr": 1.0})
+    with pytest.raises(ValueError, match=r"--resume: train\.lr is 1\.0, expected"):
+        Trainer(config.model_copy(update={"train": other}), tmp_path, torch.device("cpu"), resume=True)

@@ -1,0 +1,126 @@
+"""Checks a data set for everything that would spoil a training, and writes a corrected copy.
+
+examples:
+  upsnet doctor --config nuclei_r18 --json report.json --overlays overlays
+  upsnet doctor --config mine.yaml --fix corrected
+  upsnet doctor --images train2017 --annotations panoptic_train2017.json
+
+exit codes: 0 no errors (there may be warnings); 1 errors were found; 2 a mistake in the arguments or files that cannot
+be examined; 3 a bug
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from upsnet.doctor.diagnosis import Diagnosis
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; returns the exit code."""
+    args = _parse(argv)
+    from upsnet.doctor.repair import repair, require_new
+    from upsnet.doctor.screen import describe
+    from upsnet.io.files import write_json
+
+    if args.fix is not None:
+        require_new(args.fix)
+    diagnosis = _examine(args)
+    print(describe(diagnosis, max(80, min(160, shutil.get_terminal_size((120, 40)).columns))))
+    if args.json is not None:
+        write_json(args.json, diagnosis.to_json())
+    if args.overlays is not None:
+        _draw(diagnosis, args.overlays, args.num_overlays)
+    if args.fix is not None:
+        print("\n".join(["", f"corrected copy in {args.fix}:", *repair(diagnosis, args.fix)]))
+        _tell_use(diagnosis, args.fix.absolute())
+    return 1 if diagnosis.findings.counts()["error"] else 0
+
+
+def _examine(args: argparse.Namespace) -> Diagnosis:
+    from upsnet.config import load_config
+    from upsnet.doctor.check_run import examine
+    from upsnet.doctor.coco_files import read_coco
+    from upsnet.doctor.diagnosis import Source, diagnose
+
+    if args.config is None:
+        files = read_coco(args.annotations, args.images, args.panoptic_dir)
+        return diagnose({"data": Source(files)}, workers=args.workers)
+    splits = ("train", "val") if args.split == "both" else (args.split,)
+    config = load_config(args.config, args.overrides)
+    other = [name for name in splits if getattr(config.data, name).format != "coco"]
+    if args.fix is not None and other:
+        raise ValueError(f"--fix: data.{other[0]} is not in COCO panoptic layout, expected format: coco")
+    return examine(config, splits, workers=args.workers)
+
+
+def _tell_use(diagnosis: Diagnosis, folder: Path) -> None:
+    """Prints the overrides with which a run reads the copy."""
+    from upsnet.doctor.repair import annotations_of
+
+    for split in diagnosis.splits:
+        name = split.name if split.name == "val" else "train"
+        places = {"image_dir": folder / split.name, "annotation_file": annotations_of(folder, split.name)}
+        quoted = ", ".join(f"{key}: {json.dumps(str(path), ensure_ascii=False)}" for key, path in places.items())
+        print("use it:", shlex.quote(f"data.{name}={{format: coco, {quoted}}}"))
+
+
+def _draw(diagnosis: Diagnosis, folder: Path, count: int) -> None:
+    """Writes `folder/SPLIT/NUMBER_STEM.jpg`, the images with the most problems first."""
+    from tqdm import tqdm
+
+    from upsnet.doctor.diagnosis import most_troubled
+    from upsnet.inference.drawing import overlay
+    from upsnet.io.images import write_picture
+    from upsnet.io.predictions import truth_as_prediction
+
+    for split in diagnosis.splits:
+        chosen = most_troubled(split, count)
+        for number, index in enumerate(tqdm(chosen, desc=f"overlays of {split.name}", leave=False)):
+            sample = split.examiner.sample(index)
+            categories = split.examiner.categories
+            picture = overlay(sample.image, truth_as_prediction(sample, categories), categories)
+            name = f"{number:03d}_{Path(sample.file_name).stem}.jpg"
+            write_picture(folder / split.name / name, picture)
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        "upsnet doctor", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", help="config of the run whose data to examine: a path, or a name")
+    parser.add_argument(
+        "--split", choices=("train", "val", "both"), default="both", help="with --config (default: both)"
+    )
+    parser.add_argument("--images", type=Path, help="without a config: folder of the images")
+    parser.add_argument("--annotations", type=Path, help="without a config: COCO-panoptic JSON")
+    parser.add_argument("--panoptic-dir", type=Path, help="its PNGs (default: --annotations without .json)")
+    parser.add_argument("--json", type=Path, help="write all findings, class balance, sizes and anchors to this file")
+    parser.add_argument(
+        "--overlays", type=Path, help="draw the ground truth over some images into this folder, the worst first"
+    )
+    parser.add_argument("--num-overlays", type=int, default=20, help="how many, of each split (default: 20)")
+    parser.add_argument("--fix", type=Path, metavar="DIR", help="write a corrected copy into this new folder")
+    parser.add_argument("--workers", type=int, help="processes that read images (default: one per core)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config")
+    args = parser.parse_intermixed_args(argv)
+    if (args.config is None) == (args.images is None and args.annotations is None):
+        parser.error("either --config, or --images and --annotations")
+    if args.config is None and (args.images is None or args.annotations is None):
+        parser.error("--images and --annotations go together")
+    if args.config is None and (args.overrides or args.split != "both"):
+        parser.error("key=value and --split need --config")
+    if args.config is not None and args.panoptic_dir is not None:
+        parser.error("--panoptic-dir goes with --annotations")
+    if args.workers is not None and args.workers < 1:
+        parser.error(f"--workers is {args.workers}, expected 1 or more")
+    if args.num_overlays < 1:
+        parser.error(f"--num-overlays is {args.num_overlays}, expected 1 or more")
+    return args

@@ -1,0 +1,66 @@
+"""How a command ends: exit codes, and one line for each kind of error.
+
+| exit code | meaning |
+| --- | --- |
+| 0 | done |
+| 1 | done, with findings, or with some inputs that failed |
+| 2 | a mistake in the input; one line says what to change |
+| 3 | a bug in this package; one line names a file with the traceback |
+| 128 + n | signal n ended the command |
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+DONE, SOME_FAILED, MISTAKE, BUG = range(4)
+
+
+class SomeInputsFailedError(ValueError):
+    """Some inputs could not be processed. The results of the others are written."""
+
+
+def run_command(command: Callable[[], int]) -> int:
+    """Runs the body of a command, and prints an exception as one line.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        return command()
+    except SomeInputsFailedError as error:
+        return _fail(SOME_FAILED, str(error))
+    except (OSError, ValueError, FloatingPointError, MemoryError) as error:
+        text = str(error).strip() or type(error).__name__
+        if (
+            text.startswith("Caught ") and "DataLoader worker" in text
+        ):  # torch puts the worker's traceback into the text
+            text = text.splitlines()[-1].partition(": ")[2]
+        return _fail(MISTAKE, text)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        place = _write_traceback(traceback.format_exc())
+        reason = (str(error).strip() or "no message").splitlines()[-1]
+        return _fail(BUG, f"unexpected {type(error).__name__}: {reason}. This is a bug in upsnet; {place}")
+
+
+def _fail(code: int, text: str) -> int:
+    print(f"error: {' '.join(text.split())}", file=sys.stderr)
+    return code
+
+
+def _write_traceback(text: str) -> str:
+    """Writes a traceback into a file of its own; returns the words that name the file."""
+    with suppress(OSError):
+        with tempfile.NamedTemporaryFile("w", prefix="upsnet-traceback-", suffix=".txt", delete=False) as file:
+            file.write(text)
+        return f"please report it with the traceback in {Path(file.name)}"
+    print(text, file=sys.stderr)
+    return "please report it with the traceback above"

@@ -1,0 +1,134 @@
+"""Scores a model on a data set, or COCO-panoptic prediction files against the ground truth.
+
+examples:
+  upsnet evaluate --checkpoint runs/demo/model.pt --output runs/demo/evaluation
+  upsnet evaluate --gt panoptic_val2017.json --pred predictions.json --output out --report --images val2017
+  upsnet evaluate --submission coco --help          # packs predictions for a benchmark server
+
+With --gt and --pred, contradictions in the files are printed, and count as follows: if an image has no usable
+prediction, all its segments are missed; an id that the JSON lacks and a segment of an unknown category are void; if
+an area in the JSON is not the number of pixels, the number of pixels counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from upsnet.cli import submission
+
+SHOWN_PROBLEMS = 10
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; returns the exit code."""
+    if any(word == "--submission" or word.startswith("--submission=") for word in argv):
+        return submission.main(argv)
+    args = _parse(argv)
+    metrics = _score_files(args) if args.gt is not None else _score_checkpoint(args)
+    if metrics is None:  # another process prints
+        return 0
+    from upsnet.engine.logging import headlines
+
+    for name, value in {**headlines(metrics), **_beside_pq(metrics["panoptic"])}.items():
+        print(f"{name:12s} {value:7.3f}")
+    if args.report:
+        print(f"report: {args.output / 'report.html'}")
+    return 0
+
+
+def _score_checkpoint(args: argparse.Namespace) -> dict[str, Any] | None:
+    from upsnet.engine.score import score_checkpoint
+
+    return score_checkpoint(
+        args.checkpoint,
+        args.output,
+        config=args.config,
+        overrides=args.overrides,
+        boundary=args.boundary,
+        report_images=args.report_images if args.report else None,
+    )
+
+
+def _score_files(args: argparse.Namespace) -> dict[str, Any]:
+    from upsnet.engine.score import score_predictions
+
+    metrics, problems = score_predictions(
+        args.gt,
+        args.pred,
+        args.output,
+        truth_dir=args.gt_dir,
+        predictions_dir=args.pred_dir,
+        instances=args.instances,
+        strict=args.strict,
+        workers=args.workers,
+        boundary=args.boundary,
+        report_images=args.report_images if args.report else None,
+        image_dir=args.images,
+    )
+    for line in problems[:SHOWN_PROBLEMS]:
+        print(f"warning: {line}", file=sys.stderr)
+    if len(problems) > SHOWN_PROBLEMS:
+        print(f"warning: {len(problems) - SHOWN_PROBLEMS} more contradictions in the files", file=sys.stderr)
+    return metrics
+
+
+def _beside_pq(panoptic: dict[str, Any] | None) -> dict[str, float]:
+    if panoptic is None:
+        return {}
+    values = {"pq_dagger": panoptic["pq_dagger"]["All"]}
+    if panoptic["boundary"] is not None:
+        values["boundary_pq"] = panoptic["boundary"]["All"]["pq"]
+    if panoptic["interval"] is not None and panoptic["interval"]["All"] is not None:
+        values["pq_low"], values["pq_high"] = panoptic["interval"]["All"]["pq"]
+    return values
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        "upsnet evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--checkpoint", type=Path, help="model to score")
+    what.add_argument("--gt", type=Path, help="COCO-panoptic JSON of the ground truth (with --pred)")
+    what.add_argument("--submission", metavar="SET", help="pack a submission instead: coco or cityscapes")
+    parser.add_argument("--config", help="take `data` and `evaluate` from this config instead of the checkpoint's own")
+    parser.add_argument("--pred", type=Path, help="COCO-panoptic JSON of the predictions (with --gt)")
+    parser.add_argument("--gt-dir", type=Path, help="PNGs of the ground truth (default: --gt without .json)")
+    parser.add_argument("--pred-dir", type=Path, help="PNGs of the predictions (default: --pred without .json)")
+    parser.add_argument("--instances", type=Path, help="COCO instances for AP (default: things of --gt)")
+    parser.add_argument("--strict", action="store_true", help="the first contradiction in the files is an error")
+    parser.add_argument("--workers", type=int, help="processes that read files (default: one per core)")
+    parser.add_argument("--boundary", action="store_true", help="also Boundary PQ")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="folder for metrics.json, per_image.json, of a model predictions/, of files problems.txt",
+    )
+    parser.add_argument("--report", action="store_true", help="also write report.html into --output")
+    parser.add_argument("--images", type=Path, help="with --gt and --report: folder of the images")
+    parser.add_argument(
+        "--report-images", type=int, default=8, metavar="N", help="show the N worst and the N best images (default: 8)"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config")
+    args = parser.parse_intermixed_args(argv)
+    if (args.gt is None) != (args.pred is None):
+        parser.error("--gt and --pred go together")
+    if args.gt is not None and (args.config or args.overrides):
+        parser.error("--config and key=value need --checkpoint")
+    of_files = (args.gt_dir, args.pred_dir, args.instances, args.strict, args.workers)
+    if args.gt is None and any(of_files):
+        parser.error("--gt-dir, --pred-dir, --instances, --strict and --workers need --gt and --pred")
+    if args.gt is not None and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        parser.error("--gt and --pred run in one process with --workers, not under torchrun")
+    if args.workers is not None and args.workers < 1:
+        parser.error(f"--workers is {args.workers}, expected 1 or more")
+    if args.report and args.output is None:
+        parser.error("--report needs --output")
+    if args.images and not (args.report and args.gt):
+        parser.error("--images needs --gt and --report")
+    return args

@@ -1,0 +1,65 @@
+"""The command `upsnet`: finds the command that is asked for and runs it. Each command has a module of its name."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from upsnet.cli.errors import MISTAKE, run_command
+from upsnet.version import __version__
+
+COMMANDS = {
+    "train": "train a model on one or many GPUs, or on a CPU",
+    "evaluate": "score a model or prediction files; pack a submission for a benchmark server",
+    "predict": "segment an image, a folder of images, or a video",
+    "export": "write a trained model as a slim checkpoint, as .pt2, or as .onnx",
+    "convert": "convert annotations of other programs into the COCO panoptic layout",
+    "doctor": "check a data set, and write a corrected copy",
+    "weights": "convert weights of other programs into a checkpoint",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+        argv: the words after `upsnet`; by default those of the process.
+
+    Returns:
+        The exit code, see `cli.errors`.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    name = words[0] if words else "--help"
+    if name in ("-h", "--help"):
+        print(_help())
+        return 0
+    if name == "--version":
+        print(f"upsnet {__version__}")
+        return 0
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        remedy = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(COMMANDS)}"
+        print(f"error: unknown command {name!r}; {remedy}", file=sys.stderr)
+        return MISTAKE
+    return run_command(lambda: int(import_module(f"upsnet.cli.{name}").main(words[1:])))
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    return "\n".join(
+        [
+            "usage: upsnet COMMAND ...",
+            "",
+            "Panoptic segmentation: train, evaluate, predict, export.",
+            "",
+            "commands:",
+            *(f"  {name:{width}}  {text}" for name, text in COMMANDS.items()),
+            "",
+            "`upsnet COMMAND --help` lists the options of a command and shows examples.",
+            "",
+            "example:",
+            "  upsnet train --config shapes_r18 --output runs/demo",
+        ]
+    )

@@ -1,0 +1,59 @@
+"""Trains a model.
+
+examples:
+  upsnet train --config shapes_r18 --output runs/demo train.iterations=500
+  upsnet train --config mine.yaml --output runs/mine --resume
+  torchrun --nproc-per-node 8 --max-restarts 3 -m upsnet train --config coco_r50 --output runs/coco_r50
+
+SIGTERM, SIGUSR1, SIGHUP and SIGINT save a checkpoint at the next step and end the run.
+
+exit codes: 0 the run is complete; 128 + n signal n stopped it (143, 138, 129, 130), --resume continues it;
+2 a mistake in the input; 1 another process failed; 3 a bug
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; returns the exit code."""
+    args = _parse(argv)
+    from upsnet.config import load_config
+    from upsnet.engine.train import train
+
+    result = train(
+        load_config(args.config, args.overrides),
+        args.output or Path("runs") / Path(args.config).stem,
+        resume=args.resume,
+        init=args.init,
+        profile=args.profile,
+        config_name=args.config,
+        tell=partial(print, flush=True),
+        warn=lambda line: print(f"warning: {line}", file=sys.stderr),
+    )
+    return 128 + result.stopped if result.stopped else 0
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        "upsnet train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", required=True, help="YAML file of the run, or the name of a config of this project")
+    parser.add_argument("--output", type=Path, help="folder of the run (default: runs/NAME of the config)")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue from the newest checkpoint in the folder, or begin if there is none; "
+        "always on under torchrun --max-restarts",
+    )
+    parser.add_argument(
+        "--init", type=Path, help="weights to begin with: ours, the official UPSNet's, torchvision's, detectron2's"
+    )
+    parser.add_argument("--profile", action="store_true", help="write profile.json.gz, a trace of a few steps")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config")
+    return parser.parse_intermixed_args(argv)

@@ -1,0 +1,41 @@
+"""The config of a run: its schema, its files, and the migration of older ones."""
+
+from upsnet.config.load import find_config, list_configs, load_config, parse_config
+from upsnet.config.run import (
+    AugmentConfig,
+    CategoryConfig,
+    CityscapesConfig,
+    CocoConfig,
+    Config,
+    DataConfig,
+    EvaluateConfig,
+    LossConfig,
+    ShapesConfig,
+    Source,
+    TrainConfig,
+)
+from upsnet.config.upsnet import BackboneConfig, InstanceConfig, ModelConfig, PanopticConfig, RPNConfig, SemanticConfig
+
+__all__ = [
+    "AugmentConfig",
+    "BackboneConfig",
+    "CategoryConfig",
+    "CityscapesConfig",
+    "CocoConfig",
+    "Config",
+    "DataConfig",
+    "EvaluateConfig",
+    "InstanceConfig",
+    "LossConfig",
+    "ModelConfig",
+    "PanopticConfig",
+    "RPNConfig",
+    "SemanticConfig",
+    "ShapesConfig",
+    "Source",
+    "TrainConfig",
+    "find_config",
+    "list_configs",
+    "load_config",
+    "parse_config",
+]

@@ -1,0 +1,189 @@
+"""The schema of a run: every key, its default and its limits. A YAML file lists what differs from the defaults."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+
+from upsnet.config.section import Fraction, Section, Size, Weight
+from upsnet.config.upsnet import ModelConfig
+
+
+class CityscapesConfig(Section):
+    """Cityscapes as its archives unpack. `root` is relative to $UPSNET_DATASETS (default `./datasets`)."""
+
+    format: Literal["cityscapes"]
+    root: str = "cityscapes"
+    split: Literal["train", "val"]
+
+
+class CocoConfig(Section):
+    """A data set in COCO panoptic layout. Paths are relative to $UPSNET_DATASETS (default `./datasets`)."""
+
+    format: Literal["coco"]
+    image_dir: str
+    annotation_file: str
+    panoptic_dir: str | None = None
+    """By default `annotation_file` without `.json`."""
+
+
+class ShapesConfig(Section):
+    """The generated data set."""
+
+    format: Literal["shapes"]
+    num_images: PositiveInt
+    image_size: Size = (128, 128)
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+Source = Annotated[CityscapesConfig | CocoConfig | ShapesConfig, Field(discriminator="format")]
+
+
+class CategoryConfig(Section):
+    """A class, as in a COCO-panoptic JSON; other fields of the row are left aside."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    id: int
+    name: str
+    isthing: Literal[0, 1]
+    color: tuple[int, int, int] | None = None
+
+
+class AugmentConfig(Section):
+    """Training augmentation; `crop_size` chooses large-scale jitter in place of the short-side resize."""
+
+    short_sides: tuple[PositiveInt, ...] = ()
+    max_side: PositiveInt = 1333
+    crop_size: Size | None = None
+    jitter_scale: tuple[PositiveFloat, PositiveFloat] = (0.1, 2.0)
+    flip: Literal["none", "horizontal", "dihedral"] = "horizontal"
+    photometric: Fraction = 0.0
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    copy_paste: Fraction = 0.0
+    """Chance that things of another training image are pasted in (Ghiasi et al. 2021)."""
+
+
+class DataConfig(Section):
+    """Data sets, augmentation, and the size at which images are tested."""
+
+    train: Source
+    val: Source
+    categories: tuple[CategoryConfig, ...] | Literal["coco", "cityscapes"] | None = None
+    """The classes that the data must have: rows, or a public set's name; by default those of the training JSON."""
+    augment: AugmentConfig = AugmentConfig()
+    repeat_threshold: Fraction = 0.0
+    """Images with a class that fewer than this share of them show come more often (Gupta et al. 2019: 0.001)."""
+    test_short_side: PositiveInt | None = None
+    """None: the images' own size."""
+    test_max_side: PositiveInt = 1333
+    test_resize: Literal["uint8", "float"] = "uint8"
+    """float: without rounding, at exactly the scale of the shorter side (the official UPSNet)."""
+    size_divisor: Annotated[int, Field(ge=32, multiple_of=32)] = 32
+    num_workers: Annotated[int, Field(ge=0)] = 2
+    max_unreadable: Annotated[int, Field(ge=0)] = 10
+    """How many training images a process may find unreadable, and replace by others, before training stops."""
+
+
+class LossConfig(Section):
+    """Weight of each loss; 0 skips its computation where that saves time."""
+
+    rpn_objectness: Weight = 1.0
+    rpn_box: Weight = 1.0
+    class_: Annotated[Weight, Field(alias="class")] = 1.0
+    box: Weight = 1.0
+    mask: Weight = 1.0
+    semantic: Weight = 1.0
+    semantic_roi: Weight = 0.2
+    panoptic: Weight = 1.0
+    normalizer: Literal["labelled", "official"] = "labelled"
+    """official: the semantic RoI and the panoptic loss are averaged over ignored pixels too, and the objectness over
+    `rpn.samples` whatever was sampled."""
+
+    def weights(self) -> dict[str, float]:
+        """Loss name (`loss_class`, ...) -> weight."""
+        values = self.model_dump(by_alias=True, exclude={"normalizer"})
+        return {f"loss_{name}": value for name, value in values.items()}
+
+
+class TrainConfig(Section):
+    """Optimiser and schedule, in iterations; `batch_size` is images per step over all processes."""
+
+    iterations: PositiveInt
+    batch_size: PositiveInt = 16
+    accumulate: PositiveInt = 1
+    """Steps of `batch_size` images that share one update."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: PositiveFloat = 0.02
+    reference_batch: PositiveInt | None = None
+    """Images per update that `lr` is for; it is scaled in proportion to `batch_size * accumulate`. None: as it is."""
+    momentum: Fraction = 0.9
+    nesterov: bool = False
+    weight_decay: Weight = 1e-4
+    warmup_iterations: Annotated[int, Field(ge=0)] = 1500
+    warmup_factor: Fraction = 0.1
+    schedule: Literal["step", "poly", "cosine"] = "step"
+    steps: tuple[PositiveInt, ...] = ()
+    gamma: Fraction = 0.1
+    clip_gradient: PositiveFloat | None = None
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 autocast where the device computes it natively."""
+    compile: bool = False
+    """Compile forward and losses into one graph (`torch.compile`): minutes at the start, faster steps."""
+    cuda_graph: bool = False
+    """Record the step of each size of batch once and replay it, without Python. For one GPU; ignored elsewhere."""
+    sync_batch_norm: bool = False
+    """Batch norms that learn see the images of all processes (GPUs only)."""
+    log_every: PositiveInt = 20
+    checkpoint_every: PositiveInt = 1000
+    keep_checkpoints: PositiveInt = 2
+    """How many `last*.pt` there are: the newest, and those before it in case it cannot be read."""
+    evaluate_every: PositiveInt = 5000
+    histograms_every: Annotated[int, Field(ge=0)] = 0
+    """Parameter histograms in TensorBoard; 0: none."""
+
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate after the warm-up, for the batch that there is."""
+        scale = self.batch_size * self.accumulate / self.reference_batch if self.reference_batch else 1
+        return self.lr * scale
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainConfig:
+        if list(self.steps) != sorted(self.steps):
+            raise ValueError(f"steps {self.steps} must increase")
+        if self.compile and self.sync_batch_norm:
+            raise ValueError("compile=true cannot go with sync_batch_norm=true, which torch does not compile; drop one")
+        return self
+
+
+class EvaluateConfig(Section):
+    """How the model is judged."""
+
+    batch_size: PositiveInt = 1
+    instance: bool = True
+    """Also COCO's instance AP (slower: it needs the second detection list)."""
+    panels: Annotated[int, Field(ge=0)] = 4
+    """Images shown in TensorBoard and written as overlays beside the truth."""
+
+
+class Config(Section):
+    """A whole run."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    data: DataConfig
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    train: TrainConfig
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> Config:
+        if self.model.heads == "instance" and not self.evaluate.instance:
+            raise ValueError("model.heads=instance can only be judged by AP: it needs evaluate.instance=true")
+        return self
+
+    def dump(self) -> dict[str, Any]:
+        """Plain values, every default filled in; `parse_config` takes them back."""
+        return self.model_dump(mode="json", by_alias=True)

@@ -1,0 +1,18 @@
+"""The base of every config section, and the types that several sections use."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0)]
+Size = tuple[PositiveInt, PositiveInt]
+"""(H, W) in pixels."""
+
+
+class Section(BaseModel):
+    """A group of keys; unknown ones are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)

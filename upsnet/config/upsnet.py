@@ -1,0 +1,138 @@
+"""The `model` section of a run that trains UPSNet: every key, its default and its limits."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from upsnet.config.section import Fraction, Section, Weight
+
+
+class BackboneConfig(Section):
+    """ResNet. `weights`: a torchvision name (IMAGENET1K_V1) or a file with torchvision's names; None: random."""
+
+    name: Literal["resnet18", "resnet34", "resnet50", "resnet101"] = "resnet50"
+    width: Annotated[int, Field(ge=16, multiple_of=16)] = 64
+    """Of the stem. Below 16 channels oneDNN's gradient of a strided 1x1 convolution crashes (torch 2.15, CPU)."""
+    norm: Literal["frozen_bn", "bn", "gn"] = "frozen_bn"
+    freeze_at: Annotated[int, Field(ge=0, le=5)] = 2
+    """0: nothing is frozen; 1: the stem; n: also the stages up to res-n."""
+    weights: str | None = None
+    norm_eps: PositiveFloat | Literal[0] = 1e-5
+    stride_in_1x1: bool = False
+    """Bottlenecks stride in the first convolution (Caffe models) in place of the 3x3."""
+    deformable_from: Annotated[int, Field(ge=2, le=5)] | None = None
+    """Stages from res-n on use deformable 3x3 convolutions (Dai et al. 2017)."""
+    checkpoint_activations: bool = False
+    """Keeps only the inputs of residual blocks and computes the rest again for the backward pass: less memory, more
+    time. Not with norm `bn`, whose statistics would count every batch twice."""
+
+    @model_validator(mode="after")
+    def _check(self) -> BackboneConfig:
+        if self.checkpoint_activations and self.norm == "bn":
+            raise ValueError("checkpoint_activations=true needs norm frozen_bn or gn, got bn")
+        return self
+
+
+class SemanticConfig(Section):
+    """The semantic head: convolutions shared by P2-P5."""
+
+    conv: Literal["dilated", "deformable"] = "dilated"
+    num_layers: Annotated[int, Field(ge=1)] = 3
+    channels: PositiveInt = 128
+    dilation: PositiveInt = 2
+
+
+class RPNConfig(Section):
+    """Region proposals. `anchor_sizes` has one row per level from P2 on (5 rows: up to P6)."""
+
+    anchor_sizes: tuple[tuple[PositiveFloat, ...], ...] = ((32,), (64,), (128,), (256,), (512,))
+    aspect_ratios: tuple[PositiveFloat, ...] = (0.5, 1.0, 2.0)
+    anchor_shapes: tuple[tuple[tuple[PositiveFloat, PositiveFloat], ...], ...] | None = None
+    """(width, height) of every anchor, one row per level, in place of `anchor_sizes` and `aspect_ratios`."""
+    anchor_offset: Fraction = 0.5
+    """Where in its cell an anchor is centred."""
+    pre_nms: PositiveInt = 1000
+    post_nms: PositiveInt = 1000
+    pre_nms_train: PositiveInt = 2000
+    post_nms_train: PositiveInt = 2000
+    nms_iou: Fraction = 0.7
+    positive_iou: Fraction = 0.7
+    negative_iou: Fraction = 0.3
+    samples: PositiveInt = 256
+    positive_fraction: Fraction = 0.5
+
+    @model_validator(mode="after")
+    def _check(self) -> RPNConfig:
+        for name in ("anchor_sizes", "anchor_shapes"):
+            rows = getattr(self, name)
+            if rows is not None and (not 1 <= len(rows) <= 5 or len({len(row) for row in rows}) != 1):
+                raise ValueError(f"{name} needs 1 to 5 rows (P2..P6) of equal length")
+        return self
+
+    def shapes(self) -> list[list[tuple[float, float]]]:
+        """(width, height) of the anchors of each level."""
+        if self.anchor_shapes is not None:
+            return [list(row) for row in self.anchor_shapes]
+        roots = [ratio**0.5 for ratio in self.aspect_ratios]
+        return [[(size / root, size * root) for size in row for root in roots] for row in self.anchor_sizes]
+
+
+class InstanceConfig(Section):
+    """Boxes, classes and masks of the proposals, and the two detection lists."""
+
+    roi_samples: PositiveInt = 512
+    positive_fraction: Fraction = 0.25
+    positive_iou: Fraction = 0.5
+    canonical_size: PositiveFloat = 224
+    """Boxes of this size (square root of the area) pool from P4."""
+    box_channels: PositiveInt = 1024
+    box_pool: PositiveInt = 7
+    mask_channels: PositiveInt = 256
+    mask_layers: Annotated[int, Field(ge=0)] = 4
+    mask_pool: PositiveInt = 14
+    mask_slots: PositiveInt | None = None
+    """Foreground RoIs that train the mask branch, per image, at most; by default all of them."""
+    max_detections: PositiveInt = 100
+    """K, the slots of each list."""
+    score_threshold: Fraction = 0.05
+    nms_iou: Fraction = 0.5
+
+
+class PanopticConfig(Section):
+    """How the two heads become one map."""
+
+    method: Literal["unified", "official", "heuristic"] = "unified"
+    """UPSNet's head; the same with the official program's rounding; or Kirillov's merge (usual: score, overlap 0.5)."""
+    score_threshold: Fraction = 0.6
+    nms_iou: Fraction = 0.5
+    overlap_threshold: Fraction = 0.3
+    """An instance with more of its mask already taken by its own class (heuristic: by any) is dropped."""
+    stuff_area_limit: Annotated[int, Field(ge=0)] = 4096
+    """Stuff classes with fewer pixels in the image become void."""
+    train_slots: PositiveInt = 100
+    """Ground-truth instances that enter the panoptic loss, per image."""
+    keep_fraction: Fraction = 0.7
+    """Share of them that is kept; the rest teaches the unknown channel."""
+
+
+class ModelConfig(Section):
+    """UPSNet."""
+
+    heads: Literal["both", "semantic", "instance"] = "both"
+    backbone: BackboneConfig = BackboneConfig()
+    fpn_channels: PositiveInt = 256
+    fpn_gap: bool = False
+    """Adds a projection of res5's global mean to P5."""
+    roi_align: Literal["aligned", "legacy", "inclusive"] = "aligned"
+    """legacy: without the half-pixel shift, at least one cell wide (torchvision's Mask R-CNN); inclusive: legacy, and
+    the box's last pixel is its end (the official UPSNet)."""
+    min_box: Weight = 0.0
+    """Pixels of a clipped box that stay inside the image, per side."""
+    semantic: SemanticConfig = SemanticConfig()
+    rpn: RPNConfig = RPNConfig()
+    instance: InstanceConfig = InstanceConfig()
+    panoptic: PanopticConfig = PanopticConfig()
+    pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    pixel_std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (58.395, 57.12, 57.375)

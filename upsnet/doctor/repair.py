@@ -1,0 +1,201 @@
+"""Writes a corrected copy of a data set: only what has one right repair, and never over the original."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from upsnet.doctor.checks import CHECKS
+from upsnet.doctor.coco_files import CocoFiles, ImageId, pack_with_boxes
+from upsnet.doctor.diagnosis import Diagnosis, Split
+from upsnet.doctor.images import ImageFacts
+from upsnet.io.annotation import Annotation
+from upsnet.io.files import link_or_copy, read_json, write_json
+from upsnet.io.images import save_upright
+from upsnet.io.panoptic_png import read_panoptic_png, write_panoptic_png
+from upsnet.ops.id_maps import rows_of_ids, segment_geometry
+
+LOST = frozenset(
+    ("picture-missing", "picture-unreadable", "png-missing", "png-unreadable", "png-lossy", "size-picture")
+)
+"""Checks whose images are left out."""
+REDRAWN = frozenset(("id-not-in-json", "png-blended", "png-mode", "stuff-split", "stuff-crowd"))
+"""Checks after which the PNG is written anew."""
+
+
+def repair(diagnosis: Diagnosis, folder: Path) -> list[str]:
+    """Writes `folder/SPLIT/*` and `folder/annotations/panoptic_SPLIT.json` with its PNGs.
+
+    Files that stay as they are become hard links where the file system allows, else copies. Of a segment's row the
+    standard fields are written.
+
+    Args:
+        diagnosis: of splits in COCO layout.
+        folder: new, or empty.
+
+    Returns:
+        What was done and what is left to do, a line each.
+
+    Raises:
+        FileExistsError, ValueError: the folder holds something, or a split has no files.
+    """
+    require_new(folder)
+    lines = []
+    repeated = {
+        first for first, second, kind in diagnosis.twins if kind == "equal" and first[0] != second[0]
+    }  # of equal pictures in train and val, the one in train goes
+    for number, split in enumerate(diagnosis.splits):
+        if not isinstance(split.source.data, CocoFiles):
+            raise ValueError(f"--fix: {split.name} is not in COCO panoptic layout, only that can be written anew")
+        left_out = {index for at, index in repeated if at == number}
+        done = _Copy(split, split.source.data, folder, left_out).write()
+        lines += [f"{split.name}: {text}: {count}" for text, count in done.items()]
+    by_hand = [f for f in diagnosis.findings if f.check.level == "error" and "--fix" not in f.check.remedy]
+    return lines + [f"{f.split}: left to you: {f.check.name} ({f.check.remedy}): {f.count}" for f in by_hand]
+
+
+def annotations_of(folder: Path, split: str) -> Path:
+    """The JSON of a split in a corrected copy."""
+    return folder / "annotations" / f"panoptic_{split}.json"
+
+
+def require_new(folder: Path) -> None:
+    """Raises FileExistsError if a folder holds something."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder}: is not empty, expected a new folder for the corrected copy")
+
+
+class _Copy:
+    """The corrected copy of a split."""
+
+    def __init__(self, split: Split, files: CocoFiles, folder: Path, left_out: set[int]) -> None:
+        self.split, self.files, self.left_out = split, files, left_out
+        self.pictures = folder / split.name
+        self.json_path = annotations_of(folder, split.name)
+        self.done: Counter[str] = Counter()
+
+    def write(self) -> Counter[str]:
+        """Writes everything; gives what was done how often."""
+        document = read_json(self.files.json_path, pack_with_boxes)
+        rows: dict[ImageId, dict[str, Any]] = {r["id"]: r for r in document["images"] if _is_known(r, self.files)}
+        images, annotations = [], []
+        self._count_json_problems()
+        for index, (image_id, annotation) in enumerate(self.files.annotations.items()):
+            facts = self.split.facts[index]
+            made = None
+            if index in self.left_out:
+                self.done["picture that val has too, left out"] += 1
+            elif facts.checks() & LOST:
+                self.done["image whose files are missing, damaged or do not fit, left out"] += 1
+            else:
+                made = self._segments(facts, annotation)
+            if made is None:
+                continue
+            segments, size = made
+            row = {**rows[image_id], "height": size[0], "width": size[1]}
+            if "size-json" in facts.checks():
+                self.done["size in the JSON corrected"] += 1
+            self._place_picture(facts)
+            images.append(row)
+            file_name = str(Path(annotation.file_name).with_suffix(".png"))
+            annotations.append({"image_id": image_id, "file_name": file_name, "segments_info": segments})
+        document.update(images=images, annotations=annotations)
+        write_json(self.json_path, document)
+        return self.done
+
+    def _count_json_problems(self) -> None:
+        counts = Counter(problem.check for problem in self.files.problems)
+        for check, count in counts.items():
+            if CHECKS[check].remedy.startswith("--fix"):
+                self.done[f"{CHECKS[check].text}: left out"] += count
+        if counts["image-without-annotation"]:
+            self.done["image without annotation, left out"] += counts["image-without-annotation"]
+
+    def _segments(
+        self, facts: ImageFacts, annotation: Annotation
+    ) -> tuple[list[dict[str, Any]], tuple[int, int]] | None:
+        """Writes the PNG; the segments that are left and the size, None if the image must be left out."""
+        source = self.files.png_dir / annotation.file_name
+        target = self.json_path.with_suffix("") / Path(annotation.file_name).with_suffix(".png")
+        checks = facts.checks()
+        if not checks & REDRAWN and not annotation.unknown and facts.measured is not None and facts.size is not None:
+            link_or_copy(source, target)
+            measured, size, keep = facts.measured, facts.size, None
+        else:
+            ids = ids_of_other_kind(source, annotation.known) if "png-mode" in checks else read_panoptic_png(source)
+            if ids is None or ("png-mode" in checks and ids.shape != self._picture_size(facts)):
+                self.done["PNG of another mode whose ids or size cannot be right, image left out"] += 1
+                return None
+            rows = np.maximum(rows_of_ids(ids, annotation.known) - 1, 0)
+            keep = merged(annotation.classes, annotation.is_crowd, self.files.categories.num_stuff)
+            rows = np.concatenate([[0], keep + 1])[rows].astype(np.int32)
+            write_panoptic_png(target, annotation.known[rows])
+            areas, boxes = segment_geometry(rows, len(annotation.classes))
+            measured, size = np.concatenate([areas[:, None], boxes], 1), (int(ids.shape[0]), int(ids.shape[1]))
+            self.done["PNG written anew (unknown ids to void, one segment for each stuff class, RGB)"] += 1
+        self._count(facts, annotation)
+        return self._rows(annotation, measured), size
+
+    def _count(self, facts: ImageFacts, annotation: Annotation) -> None:
+        empty = sum(problem.check == "segment-without-pixels" for problem in facts.problems)
+        self.done["segment without pixels dropped"] += empty
+        self.done["image whose areas or boxes were recomputed"] += bool(facts.checks() & {"area-wrong", "box-wrong"})
+        is_stuff = annotation.classes < self.files.categories.num_stuff
+        self.done["iscrowd of a stuff segment cleared"] += int((is_stuff & annotation.is_crowd).sum())
+        self.done = +self.done
+
+    def _rows(self, annotation: Annotation, measured: npt.NDArray[Any]) -> list[dict[str, Any]]:
+        """`segments_info` of the segments that have pixels."""
+        rows = []
+        columns = (annotation.known[1:], annotation.classes, annotation.is_crowd, measured)
+        for number, channel, crowd, (area, x1, y1, x2, y2) in zip(*(c.tolist() for c in columns), strict=True):
+            category = self.files.categories[channel]
+            if area:
+                row = {"id": number, "category_id": category.id, "area": area, "bbox": [x1, y1, x2 - x1, y2 - y1]}
+                rows.append({**row, "iscrowd": int(crowd and category.is_thing)})
+        return rows
+
+    def _picture_size(self, facts: ImageFacts) -> tuple[int, int]:
+        with Image.open(self.files.image_dir / facts.name) as image:
+            return image.height, image.width
+
+    def _place_picture(self, facts: ImageFacts) -> None:
+        source, target = self.files.image_dir / facts.name, self.pictures / facts.name
+        if "exif-rotated" not in facts.checks():
+            link_or_copy(source, target)
+            return
+        save_upright(source, target)
+        self.done["picture stored upright, as EXIF says"] += 1
+
+
+def merged(channels: npt.NDArray[np.int64], is_crowd: npt.NDArray[np.bool_], num_stuff: int) -> npt.NDArray[np.int64]:
+    """For each segment the one that it becomes part of: the first of its class if it is stuff, else itself."""
+    first: dict[int, int] = {}
+    kept = []
+    for at, channel in enumerate(channels.tolist()):
+        kept.append(first.setdefault(channel, at) if channel < num_stuff else at)
+    return np.array(kept, dtype=np.int64)
+
+
+def ids_of_other_kind(path: Path, known: Sequence[int] | npt.NDArray[np.int32]) -> npt.NDArray[np.int32] | None:
+    """The ids [H, W] of a palette or grey PNG if they can only mean one thing: all of them are known. Else None.
+
+    Readings: the palette's (or grey's) colours as R + 256 G + 65536 B, and the stored numbers themselves.
+    """
+    with Image.open(path) as image:
+        plain: Any = np.asarray(image).astype(np.int32) if image.mode[0] in "PLI" and image.mode != "LA" else None
+        colours = np.asarray(image.convert("RGB")).astype(np.int32)
+    readings = [colours[..., 0] | colours[..., 1] << 8 | colours[..., 2] << 16]
+    readings += [] if plain is None or plain.ndim != 2 else [plain]
+    fitting = [ids for ids in readings if ids.any() and np.isin(np.unique(ids), known).all()]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def _is_known(row: Any, files: CocoFiles) -> bool:
+    return isinstance(row, dict) and isinstance(row.get("id"), int | str) and row["id"] in files.images

@@ -1,0 +1,36 @@
+"""Weights of other programs -> a checkpoint of this project."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from upsnet.config import Config
+from upsnet.data.loader import configured_categories, open_train_dataset
+from upsnet.models.build import build_model
+from upsnet.models.checkpoint import Checkpoint, save_checkpoint
+from upsnet.models.pretrained.weights import fill, read_weights
+
+
+def convert_weights(source: Path, config: Config, target: Path) -> list[str]:
+    """Fills the model of a config with the weights of a file, and writes a checkpoint.
+
+    Args:
+        source: file of any kind that `models.pretrained.weights.read_weights` knows.
+        config: gives the architecture and the classes (`data.categories`, else those of the training data).
+        target: checkpoint to write.
+
+    Returns:
+        What was loaded and what stays random, one fact a line.
+
+    Raises:
+        OSError, ValueError: a file is missing or cannot be used.
+    """
+    weights = read_weights(source)
+    categories = configured_categories(config.data) or open_train_dataset(config.data).categories
+    torch.manual_seed(config.seed)
+    model = build_model(config, categories, pretrained=False)
+    report = fill(model, weights, categories)
+    save_checkpoint(target, Checkpoint(config, categories, model.state_dict()))
+    return [*report.lines(), f"{target}: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters"]

@@ -1,0 +1,200 @@
+"""Exports a trained model for use elsewhere; `exported.py` loads what was exported."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch.export import Dim, ExportedProgram
+from torch.export.passes import move_to_device_pass
+
+from upsnet.config.migrate import current_format
+from upsnet.export.deployed_model import DeployedModel
+from upsnet.export.exported_model import METADATA, OUTPUTS
+from upsnet.export.verify import Agreement, compare
+from upsnet.io.files import atomic_path
+from upsnet.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from upsnet.models.inference_form import compute_in, fold_norms
+from upsnet.models.upsnet.model import UPSNet
+from upsnet.ops.backend import exporting, usable_device
+from upsnet.version import __version__
+
+MAX_DISAGREEMENT = {"fp32": 1e-3, "bf16": 1e-2, "fp16": 1e-2}
+"""Share of pixels beyond which an exported file is not written; 16 bits round near-ties one way or the other."""
+
+MAX_DRIFT = 0.1
+"""Share of pixels on which a model of 16 bits may differ from itself in 32: beyond it, numbers have overflowed."""
+
+Precision = Literal["fp32", "bf16", "fp16"]
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def export_checkpoint(source: Path, target: Path) -> None:
+    """Writes weights, config, categories and metrics into one file, after checking that they make a model.
+
+    Args:
+        source: `model.pt` or `last.pt` of a run.
+        target: the slim file, loadable by `PanopticPredictor.from_checkpoint`.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, not a checkpoint, or weights that do not fit its config.
+    """
+    checkpoint = load_checkpoint(source)
+    checkpoint.build()
+    save_checkpoint(target, replace(checkpoint, training=None))
+
+
+def export_graph(
+    source: Path,
+    target: Path,
+    *,
+    size: tuple[int, int] | None = None,
+    batch_size: int = 1,
+    precision: Precision = "fp32",
+    compile_for: torch.device | None = None,
+    verify: bool = True,
+) -> Agreement | None:
+    """Writes the whole model, fusion included, as one graph.
+
+    Args:
+        source: `model.pt` of a run.
+        target: `.pt2` (`torch.export`, needs this package) or `.onnx` (standard operators only) to write;
+            `PanopticPredictor.from_checkpoint` loads both.
+        size: (H, W) of the network's input, multiples of 32; by default any such size.
+        batch_size: of the graph.
+        precision: of convolutions and linear layers.
+        compile_for: turn a `.pt2` into machine code for this device (AOTInductor; needs a C++ compiler here).
+        verify: run the file beside the model of the same precision before it gets its name.
+
+    Returns:
+        The agreement, if verified.
+
+    Raises:
+        FileNotFoundError, ValueError: no such checkpoint, a request that the format cannot serve, or a graph that
+            disagrees with its model on more than `MAX_DISAGREEMENT` of the pixels.
+    """
+    checkpoint = load_checkpoint(source)
+    if checkpoint.config.model.heads != "both":
+        raise ValueError(
+            f"{source}: model.heads is {checkpoint.config.model.heads}, expected both: the fusion is exported"
+        )
+    _check_request(target, size, checkpoint.config.data.size_divisor, batch_size, precision, compile_for)
+    metadata = {
+        "format": current_format(),
+        "config": checkpoint.config.dump(),
+        "categories": checkpoint.categories.to_json(),
+        "network_size": size,
+        "batch_size": batch_size,
+        "precision": precision,
+        "compiled_for": None if compile_for is None else compile_for.type,
+        "versions": {"upsnet": __version__, "torch": torch.__version__},
+    }
+    model = compute_in(fold_norms(checkpoint.build()), _DTYPES[precision])
+    program = _trace(model, checkpoint, size, batch_size)
+    with atomic_path(target) as temporary:
+        if target.suffix == ".onnx":
+            _save_onnx(program, temporary, metadata)
+        elif compile_for is not None:
+            _compile(program, temporary, metadata, compile_for)
+        else:
+            torch.export.save(program, temporary, extra_files={METADATA: json.dumps(metadata)})
+        if not verify:
+            return None
+        device = compile_for or torch.device("cpu")
+        agreement = compare(model.to(device), checkpoint, temporary, device)
+        limit = MAX_DISAGREEMENT[precision]
+        if agreement.disagreement > limit:
+            raise ValueError(
+                f"{target}: not written: the exported graph differs from the model on "
+                f"{100 * agreement.disagreement:.2f} % of the pixels, expected at most {100 * limit:.1f} %"
+            )
+        if precision != "fp32":
+            whole = compare(fold_norms(checkpoint.build()).to(device), checkpoint, temporary, device)
+            agreement = replace(agreement, drift=whole.disagreement)
+            if agreement.drift > MAX_DRIFT:
+                raise ValueError(
+                    f"{target}: not written: in {precision} the model differs from itself in 32 bits on "
+                    f"{100 * agreement.drift:.1f} % of the pixels, expected at most {100 * MAX_DRIFT:.0f} %; use fp32"
+                )
+    return agreement
+
+
+def _check_request(
+    target: Path,
+    size: tuple[int, int] | None,
+    divisor: int,
+    batch_size: int,
+    precision: Precision,
+    compile_for: torch.device | None,
+) -> None:
+    if size is not None and (size[0] % divisor or size[1] % divisor or min(size) <= 0):
+        raise ValueError(f"--size {size[0]} {size[1]}: expected multiples of {divisor}")
+    if target.suffix not in (".pt2", ".onnx"):
+        raise ValueError(f"{target}: expected a name that ends in .pt2 or .onnx")
+    if batch_size < 1:
+        raise ValueError(f"--batch-size {batch_size}: expected at least 1")
+    if target.suffix == ".onnx" and precision == "bf16":
+        raise ValueError("--precision bf16: ONNX runtimes hardly compute it, expected fp32 or fp16; or export a .pt2")
+    if target.suffix == ".onnx" and compile_for is not None:
+        raise ValueError("--compile makes machine code of a .pt2, expected --format pt2")
+    if compile_for is not None and compile_for.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: no GPU here, expected one to compile for")
+
+
+def _trace(model: UPSNet, checkpoint: Checkpoint, size: tuple[int, int] | None, batch_size: int) -> ExportedProgram:
+    data = checkpoint.config.data
+    divisor = data.size_divisor
+    height, width = size or (8 * divisor, 10 * divisor)
+    in_float = data.test_resize == "float" and data.test_short_side is not None
+    inputs = (
+        torch.zeros(batch_size, 3, height, width, dtype=torch.float32 if in_float else torch.uint8),
+        torch.tensor([[height - 5, width - 9]] * batch_size),
+        torch.zeros(height + 11, width + 7, dtype=torch.uint8),
+    )
+    rows, columns = Dim("rows", min=2), Dim("columns", min=2)
+    images = None if size is not None else {2: divisor * rows, 3: divisor * columns}
+    shapes = (images, None, {0: Dim("height", min=2), 1: Dim("width", min=2)})
+    rule = (data.test_short_side, data.test_max_side) if in_float and data.test_short_side else None
+    model.to(memory_format=torch.channels_last)
+    deployed = DeployedModel(model, checkpoint.categories, rule).eval()
+    with torch.no_grad(), exporting():
+        return torch.export.export(deployed, inputs, dynamic_shapes=shapes)
+
+
+def _compile(program: ExportedProgram, path: Path, metadata: dict[str, Any], device: torch.device) -> None:
+    from torch._inductor import aoti_compile_and_package
+    from torch._inductor.exc import CppCompileError, InductorError, InvalidCxxCompiler
+
+    options = {"aot_inductor.metadata": {METADATA: json.dumps(metadata)}}
+    program = move_to_device_pass(program, usable_device(device))  # with its number, as its tensors have it
+    try:
+        aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
+    except (InductorError, RuntimeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        needs_compiler = isinstance(getattr(error, "inner_exception", error), CppCompileError | InvalidCxxCompiler)
+        remedy = "; expected a C++ compiler (g++ or clang++) that torch can use" if needs_compiler else ""
+        raise ValueError(f"--compile: {reason}{remedy}") from None
+
+
+def _save_onnx(program: ExportedProgram, path: Path, metadata: dict[str, Any]) -> None:
+    try:
+        from upsnet.export import onnx_ops
+    except ImportError as error:
+        raise ValueError(f"ONNX export needs the package {error.name}: pip install 'upsnet[onnx]'") from None
+    found = torch.onnx.export(
+        program,
+        (),
+        dynamo=True,
+        verbose=False,
+        opset_version=18,
+        custom_translation_table=onnx_ops.translations(),
+        input_names=["images", "image_sizes", "canvas"],
+        output_names=list(OUTPUTS),
+    )
+    assert found is not None
+    onnx_ops.inline_functions(found.model)
+    found.model.metadata_props[METADATA] = json.dumps(metadata)
+    found.save(path)

@@ -1,0 +1,178 @@
+"""Checkpoints: one file with weights, resolved config and categories, written whole and loaded without pickle.
+
+A checkpoint carries a format number. `load_checkpoint` reads every format up to today's: `config.migrate` renames what
+changed in the config, `WEIGHT_STEPS` what changed in the weights.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+import torch
+from torch import nn
+
+from upsnet.categories import CategorySet
+from upsnet.config import Config, parse_config
+from upsnet.config.migrate import current_format, require_known_format
+from upsnet.io.files import atomic_path, sync_folder
+from upsnet.models.build import build_model
+from upsnet.models.upsnet.model import UPSNet
+
+FORMAT_NAME = "upsnet-checkpoint"
+"""What the `format` of a checkpoint begins with; the format number follows, as in `upsnet-checkpoint-1`."""
+
+Weights = dict[str, torch.Tensor]
+
+WEIGHT_STEPS: tuple[Callable[[Weights], Weights], ...] = ()
+"""Step i turns weights of format i + 1 into those of format i + 2; as many as `config.migrate.STEPS`."""
+
+
+class TrainingState(TypedDict):
+    """All that a run needs, beside its weights, to go on as if nothing had happened.
+
+    The order of the images, augmentation and sampling are functions of (seed, epoch, image), hence of the iteration: no
+    generator has a state worth keeping. bf16 needs no gradient scaler. The schedule is a function of the iteration.
+
+    Attributes:
+        optimizer: its state dict.
+        iteration: updates made.
+        best, best_iteration: the best evaluation so far, -1 and 0 before the first.
+        evaluation_due: the evaluation of `iteration` has not been made, or did not come to its end.
+        interval: `Interval.rows` since the last row of `metrics.jsonl`.
+        data: `resume.describe_data` of the training and the validation set.
+        world_size: number of processes.
+    """
+
+    optimizer: dict[str, Any]
+    iteration: int
+    best: float
+    best_iteration: int
+    evaluation_due: bool
+    interval: torch.Tensor
+    data: dict[str, Any]
+    world_size: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint file holds.
+
+    Attributes:
+        config, categories: of the run.
+        weights: the model's state dict.
+        metrics: of the evaluation that chose it, or None.
+        training: what it takes to go on (only in `last.pt`).
+    """
+
+    config: Config
+    categories: CategorySet
+    weights: dict[str, torch.Tensor]
+    metrics: dict[str, Any] | None = None
+    training: TrainingState | None = None
+
+    def build(self) -> UPSNet:
+        """The model with these weights, in evaluation mode."""
+        model = build_model(self.config, self.categories, pretrained=False)
+        load_weights(model, self.weights, source="checkpoint")
+        return model.eval()
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Writes a checkpoint atomically, and returns when it will outlast a power cut.
+
+    Raises:
+        OSError: it cannot be written; an older file of this name is as it was.
+    """
+    values = {
+        "format": f"{FORMAT_NAME}-{current_format()}",
+        "config": checkpoint.config.dump(),
+        "categories": checkpoint.categories.to_json(),
+        "weights": checkpoint.weights,
+        "metrics": checkpoint.metrics,
+        "training": checkpoint.training,
+    }
+    with atomic_path(path) as temporary:
+        try:
+            torch.save(values, temporary)
+        except RuntimeError as error:  # what torch makes of a disk that takes no more
+            raise OSError(f"{path}: cannot be written ({str(error).splitlines()[0]})") from None
+    sync_folder(path.parent)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Reads a checkpoint onto the CPU; only tensors and plain values are admitted.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or not a checkpoint of this project.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if (damaged := archive.testzip()) is not None:  # torch.load does not look at the checksums
+                raise ValueError(f"{damaged} is damaged")
+        values = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many kinds; all mean that the file is not a checkpoint
+        raise ValueError(f"{path}: cannot be read as a checkpoint ({str(error).splitlines()[0]})") from None
+    file_format = _format_number(values.get("format")) if isinstance(values, dict) else None
+    if file_format is None:
+        raise ValueError(
+            f"{path}: not a checkpoint of this project, expected format '{FORMAT_NAME}-{current_format()}'; "
+            "train or export one"
+        )
+    config, categories = read_description(values, file_format, source=str(path))
+    weights = values["weights"]
+    for step in WEIGHT_STEPS[file_format - 1 :]:
+        weights = step(weights)
+    return Checkpoint(
+        config=config, categories=categories, weights=weights, metrics=values["metrics"], training=values["training"]
+    )
+
+
+def _format_number(text: Any) -> int | None:
+    """1 of `upsnet-checkpoint-1`; None of anything else."""
+    found = re.fullmatch(rf"{FORMAT_NAME}-(\d+)", text) if isinstance(text, str) else None
+    return None if found is None else int(found[1])
+
+
+def read_description(values: dict[str, Any], file_format: int, *, source: str) -> tuple[Config, CategorySet]:
+    """The config and the classes, as checkpoints and exported graphs hold them.
+
+    Args:
+        values: with the keys `config` and `categories`.
+        file_format: format number of the file.
+        source: the file to name in errors.
+
+    Raises:
+        ValueError: a newer version of this package wrote the file, or a value does not fit.
+    """
+    require_known_format(file_format, source=source)
+    config = parse_config(values["config"], source=f"{source} (config)", file_format=file_format)
+    return config, CategorySet.from_json(values["categories"], source=source)
+
+
+def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], *, source: str) -> None:
+    """Fills a model.
+
+    Raises:
+        ValueError: names or shapes differ: the checkpoint belongs to another model.
+    """
+    expected = model.state_dict()
+    wrong = sorted(
+        key
+        for key in expected.keys() | weights.keys()
+        if key not in expected or key not in weights or expected[key].shape != weights[key].shape
+    )
+    if wrong:
+        key = wrong[0]
+        shapes = [tuple(d[key].shape) if key in d else "absent" for d in (weights, expected)]
+        raise ValueError(
+            f"{source}: belongs to another model: {len(wrong)} parameters differ, "
+            f"the first is {key}: {shapes[0]}, expected {shapes[1]}"
+        )
+    model.load_state_dict(weights)

@@ -1,0 +1,197 @@
+"""UPSNet (Xiong et al. 2019): one backbone, a semantic and an instance head, and the head that fuses them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from upsnet.models.backbone import ResNet
+from upsnet.models.layers import zero_padding
+from upsnet.models.upsnet.fpn import FPN
+from upsnet.models.upsnet.instance_head import DetectionRule, InstanceHead
+from upsnet.models.upsnet.losses import mask_loss, pixel_loss, roi_pixel_loss, upsampled_pixel_loss
+from upsnet.models.upsnet.matching import crowd_integral, mask_targets, semantic_targets
+from upsnet.models.upsnet.panoptic_head import NOTHING, PanopticHead
+from upsnet.models.upsnet.rpn import RPN
+from upsnet.models.upsnet.semantic_head import SemanticHead
+from upsnet.ops.panoptic_fusion.slots import STRIDE
+from upsnet.ops.roi_align import FeatureLayout, roi_align
+from upsnet.ops.sampling import gather_rows
+from upsnet.structures import Detections, PanopticBatch, PanopticOutput, PanopticTarget
+
+ROI_STRIDES = (4, 8, 16, 32)
+SEMANTIC_ROI_BINS = 28
+
+
+@dataclass(frozen=True)
+class TrueMasks:
+    """What the mask branch says in true boxes: logits float32 [B, P, M, M] of slots int64 [B, P]; keep: bool [B, P]."""
+
+    logits: Tensor
+    slots: Tensor
+    keep: Tensor
+
+
+class UPSNet(nn.Module):
+    """The whole model. `forward` gives losses while training, and predictions otherwise.
+
+    Args:
+        backbone, fpn: the features.
+        semantic_head: or None: instances alone.
+        rpn, instance_head: both or neither; without them, semantics alone.
+        panoptic_head: the fusion.
+        panoptic_rule, instance_rule: of the two detection lists.
+        loss_weights: `loss_*` name -> weight; the semantic RoI and the panoptic loss are skipped at weight 0.
+        loss_over_ignored: average these two over ignored pixels too.
+        roi_convention: `FeatureLayout.convention`.
+        pixel_mean, pixel_std: RGB, 0..255.
+    """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(
+        self,
+        backbone: ResNet,
+        fpn: FPN,
+        semantic_head: SemanticHead | None,
+        rpn: RPN | None,
+        instance_head: InstanceHead | None,
+        panoptic_head: PanopticHead,
+        *,
+        panoptic_rule: DetectionRule,
+        instance_rule: DetectionRule,
+        loss_weights: dict[str, float],
+        loss_over_ignored: bool = False,
+        roi_convention: str = "aligned",
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+    ) -> None:
+        super().__init__()
+        self.backbone, self.fpn = backbone, fpn
+        self.semantic_head, self.rpn, self.instance_head = semantic_head, rpn, instance_head
+        self.panoptic_head = panoptic_head
+        self.panoptic_rule, self.instance_rule = panoptic_rule, instance_rule
+        self.loss_weights, self.loss_over_ignored = loss_weights, loss_over_ignored
+        self.roi_convention = roi_convention
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(1, 3, 1, 1))
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(1, 3, 1, 1))
+
+    def forward(self, batch: PanopticBatch) -> dict[str, Tensor] | PanopticOutput:
+        """`loss(batch)` while training, else `predict(batch)`."""
+        return self.loss(batch) if self.training else self.predict(batch)
+
+    def features(self, images: Tensor, image_sizes: Tensor) -> list[Tensor]:
+        """Images and their valid sizes -> pyramid levels; what stands in the padding has no effect."""
+        images = (images.float() - self.pixel_mean) / self.pixel_std
+        is_last = self.backbone.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+        as_weights = torch.channels_last if is_last else torch.contiguous_format
+        return self.fpn(self.backbone(zero_padding(images, image_sizes).contiguous(memory_format=as_weights)))
+
+    def heads(
+        self, images: Tensor, image_sizes: Tensor, *, with_instances: bool = False
+    ) -> tuple[Tensor | None, Detections | None, Detections | None]:
+        """Inference up to the fusion: semantic logits, the panoptic list, and the instance list; None without its head.
+
+        Args:
+            images: uint8 or float32 [B, 3, H, W]; image_sizes: int64 [B, 2], the valid (H, W).
+            with_instances: also the instance list.
+        """
+        levels = self.features(images, image_sizes)
+        semantic_logits = None if self.semantic_head is None else self.semantic_head(levels[:4])
+        if self.rpn is None or self.instance_head is None:
+            return semantic_logits, None, None
+        rois, valid = self.rpn.propose(self.rpn(levels[: len(self.rpn.anchors.strides)]), image_sizes)
+        layout = FeatureLayout.of(levels[:4], ROI_STRIDES, self.roi_convention)
+        outputs = (rois, valid, *self.instance_head.box_outputs(layout, rois), image_sizes)
+        panoptic = self.instance_head.detect(layout, *outputs, self.panoptic_rule)
+        instances = self.instance_head.detect(layout, *outputs, self.instance_rule) if with_instances else None
+        return semantic_logits, panoptic, instances
+
+    def loss(self, batch: PanopticBatch) -> dict[str, Tensor]:
+        """The losses of a training batch, unweighted, by name; each is averaged over the images."""
+        if batch.target is None:
+            raise ValueError("a batch without target cannot be trained on: make it with data.loader.collate")
+        truth = batch.target
+        levels = self.features(batch.images, batch.image_sizes)
+        losses: dict[str, Tensor] = {}
+        masks = None
+        # Backward runs in the reverse order: the semantic head, computed last, is freed before the masks need room.
+        if self.rpn is not None and self.instance_head is not None:
+            losses, masks = self._instance_losses(self.rpn, self.instance_head, levels, batch.image_sizes, truth)
+        if self.semantic_head is not None:
+            logits = self.semantic_head(levels[:4])
+            losses |= self._semantic_losses(logits, truth)
+            if masks is not None:
+                inputs = self.panoptic_head.loss_inputs(logits, masks.logits, masks.slots, masks.keep, truth)
+                losses["loss_panoptic"] = pixel_loss(*inputs, ignore=NOTHING, over_ignored=self.loss_over_ignored)
+        return losses
+
+    def _semantic_losses(self, logits: Tensor, truth: PanopticTarget) -> dict[str, Tensor]:
+        losses = {"loss_semantic": upsampled_pixel_loss(logits, truth.semantic_map, STRIDE)}
+        if self.loss_weights["loss_semantic_roi"] > 0:
+            # Pooling the scores instead of the features gives the same numbers: the 1x1 convolution is linear.
+            layout = FeatureLayout.of([logits], ROI_STRIDES[:1], self.roi_convention)
+            level = torch.zeros_like(truth.labels)
+            pooled = roi_align(layout, truth.boxes, SEMANTIC_ROI_BINS, level).unflatten(0, truth.labels.shape)
+            target = semantic_targets(truth, truth.boxes, SEMANTIC_ROI_BINS)
+            losses["loss_semantic_roi"] = roi_pixel_loss(
+                pooled, target, truth.is_instance, over_ignored=self.loss_over_ignored
+            )
+        return losses
+
+    def _instance_losses(
+        self, rpn: RPN, head: InstanceHead, levels: list[Tensor], image_sizes: Tensor, truth: PanopticTarget
+    ) -> tuple[dict[str, Tensor], TrueMasks | None]:
+        proposed = rpn(levels[: len(rpn.anchors.strides)])
+        crowds = crowd_integral(truth)
+        losses = rpn.losses(proposed, image_sizes, truth, crowds)
+        rois = head.sample(*rpn.propose(proposed, image_sizes), truth, crowds)
+        layout = FeatureLayout.of(levels[:4], ROI_STRIDES, self.roi_convention)
+        losses |= head.box_losses(*head.box_outputs(layout, rois.boxes), rois, truth)
+
+        # The mask branch runs once, over the foreground RoIs and the true boxes of the panoptic loss.
+        boxes, labels, slots = (t[:, : head.mask_slots] for t in (rois.boxes, rois.labels, rois.slots))
+        count = boxes.shape[1]
+        with_panoptic = self.semantic_head is not None and self.loss_weights["loss_panoptic"] > 0
+        if with_panoptic:
+            shown, keep = self.panoptic_head.sample(truth)
+            boxes = torch.cat([boxes, gather_rows(truth.boxes, shown)], 1)
+            labels = torch.cat([labels, gather_rows(truth.labels, shown)], 1)
+        masks = head.mask_logits(layout, boxes, labels)
+        targets = mask_targets(truth, boxes[:, :count], slots, masks.shape[-1])
+        losses["loss_mask"] = mask_loss(masks[:, :count], targets, labels[:, :count] > 0)
+        return losses, TrueMasks(masks[:, count:], shown, keep) if with_panoptic else None
+
+    @torch.no_grad()
+    def predict(
+        self,
+        batch: PanopticBatch,
+        output_sizes: Sequence[tuple[int, int]] | None = None,
+        *,
+        with_semantic: bool = False,
+        with_instances: bool = False,
+    ) -> PanopticOutput:
+        """Predicts a batch.
+
+        Args:
+            batch: images and their valid sizes.
+            output_sizes: (H, W) of each result; by default the images' original sizes.
+            with_semantic: also the semantic head's own map.
+            with_instances: also the instance list, with masks (COCO's AP list).
+        """
+        semantic_logits, panoptic, instances = self.heads(
+            batch.images, batch.image_sizes, with_instances=with_instances
+        )
+        fused = self.panoptic_head(
+            semantic_logits,
+            panoptic,
+            batch.network_sizes,
+            output_sizes or batch.original_sizes,
+            with_semantic=with_semantic and semantic_logits is not None,
+            scales=batch.scales,
+        )
+        return replace(fused, instances=instances)

@@ -1,0 +1,207 @@
+"""Region proposal network (Ren et al. 2015) over a feature pyramid, batched and of fixed shape throughout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from upsnet.models.layers import conv_relu, init_normal
+from upsnet.models.upsnet.losses import objectness_and_box_loss
+from upsnet.models.upsnet.matching import match_anchors
+from upsnet.ops.boxes import clip_boxes, decode_boxes, encode_boxes, pairwise_iou
+from upsnet.ops.nms import nms_mask
+from upsnet.ops.sampling import at_most, gather_rows, hashed_uniform, sample_ranked
+from upsnet.structures import PanopticTarget
+
+UNIT = (1.0, 1.0)
+NEVER = float("-inf")
+MAX_CELLS = 4096
+"""More rows or columns than any level has."""
+
+
+class Anchors(nn.Module):
+    """Base boxes per level, laid on the grid of cell centres.
+
+    Args:
+        shapes: (width, height) of the anchors of each level, in pixels.
+        strides: pixels per cell of each level.
+        offset: where in its cell an anchor is centred, 0..1.
+    """
+
+    base: Tensor
+
+    def __init__(
+        self, shapes: Sequence[Sequence[tuple[float, float]]], strides: Sequence[int], offset: float = 0.5
+    ) -> None:
+        super().__init__()
+        self.strides, self.offset = tuple(strides), offset
+        half = torch.tensor(shapes, dtype=torch.float32) / 2
+        self.register_buffer("base", torch.cat([-half, half], dim=-1), persistent=False)
+
+    @property
+    def per_cell(self) -> int:
+        """Anchors at each cell."""
+        return int(self.base.shape[1])
+
+    def forward(self, sizes: Sequence[tuple[int, int]]) -> tuple[list[Tensor], list[Tensor]]:
+        """Grid (H, W) of each level -> anchors in the order row, column, shape, and their names.
+
+        Returns:
+            float32 [H * W * A, 4], and int64 [H * W * A], the same for the same anchor at any padding; per level.
+        """
+        levels, names = [], []
+        for number, (base, stride, (height, width)) in enumerate(zip(self.base, self.strides, sizes, strict=True)):
+            column, row = (torch.arange(n, device=base.device) for n in (width, height))
+            cell = torch.stack([column.expand(height, width), row[:, None].expand(height, width)], dim=-1)
+            center = ((cell + self.offset) * stride).repeat(1, 1, 2)
+            levels.append((center[:, :, None] + base).reshape(-1, 4))
+            name = ((number * MAX_CELLS + cell[..., 1]) * MAX_CELLS + cell[..., 0])[..., None] * self.per_cell
+            names.append((name + torch.arange(self.per_cell, device=base.device)).flatten())
+        return levels, names
+
+    def best_iou(self, boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
+        """The IoU of each box with the anchor that fits it best, of all whose centre lies in the image.
+
+        Per shape that is the anchor whose centre is nearest, so no grid is made.
+
+        Args:
+            boxes: float32 [N, 4] in pixels of the network's input.
+            image_size: (H, W) of the image there.
+
+        Returns:
+            float32 [N]; 0 where the image holds no centre.
+        """
+        best = boxes.new_zeros(len(boxes))
+        limit = torch.tensor(image_size[::-1])
+        for base, stride in zip(self.base, self.strides, strict=True):
+            cells = ((limit / stride - self.offset).ceil() - 1).clamp(min=0)  # the last one with its centre inside
+            cell = ((boxes[:, :2] + boxes[:, 2:]) / 2 / stride - self.offset).round().clamp(min=0).minimum(cells)
+            center = (cell + self.offset) * stride
+            inside = (center < limit).all(-1)
+            anchors = center.repeat(1, 2)[:, None] + base
+            best = best.maximum(pairwise_iou(boxes[:, None], anchors)[:, 0].amax(-1) * inside)
+        return best
+
+
+@dataclass(frozen=True)
+class RPNOutput:
+    """Per level: logits float32 [B, A], deltas float32 [B, A, 4], anchors float32 [A, 4], their names int64 [A]."""
+
+    logits: list[Tensor]
+    deltas: list[Tensor]
+    anchors: list[Tensor]
+    names: list[Tensor]
+
+
+class RPN(nn.Module):
+    """Scores and refines anchors, and keeps the best after NMS.
+
+    Args:
+        channels: of the pyramid.
+        anchors: the anchor grid, one row of sizes per level.
+        pre_nms, post_nms: proposals per level before, and per image after NMS, at inference.
+        pre_nms_train, post_nms_train: likewise while training.
+        nms_iou: NMS threshold.
+        positive_iou, negative_iou: anchors are objects from the one and background below the other.
+        samples, positive_fraction: anchors in the loss, per image, and the share of objects at most.
+        min_box: pixels of a clipped box that stay inside the image, per side.
+        fixed_normalizer: divide the objectness loss by `samples`, whatever was sampled.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        anchors: Anchors,
+        *,
+        pre_nms: int = 1000,
+        post_nms: int = 1000,
+        pre_nms_train: int = 2000,
+        post_nms_train: int = 2000,
+        nms_iou: float = 0.7,
+        positive_iou: float = 0.7,
+        negative_iou: float = 0.3,
+        samples: int = 256,
+        positive_fraction: float = 0.5,
+        min_box: float = 0.0,
+        fixed_normalizer: bool = False,
+    ) -> None:
+        super().__init__()
+        self.anchors = anchors
+        self.limits = {False: (pre_nms, post_nms), True: (pre_nms_train, post_nms_train)}
+        self.nms_iou, self.min_box, self.fixed_normalizer = nms_iou, min_box, fixed_normalizer
+        self.positive_iou, self.negative_iou = positive_iou, negative_iou
+        self.samples, self.max_positive = samples, int(samples * positive_fraction)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.cls_logits = nn.Conv2d(channels, anchors.per_cell, 1)
+        self.bbox_pred = nn.Conv2d(channels, 4 * anchors.per_cell, 1)
+        for layer in (self.conv, self.cls_logits, self.bbox_pred):
+            init_normal(layer, std=0.01)
+
+    def forward(self, levels: Sequence[Tensor]) -> RPNOutput:
+        """Scores every anchor of the pyramid levels."""
+        logits, deltas = [], []
+        for level in levels:
+            hidden = conv_relu(self.conv, level)
+            logits.append(self.cls_logits(hidden).permute(0, 2, 3, 1).flatten(1).float())
+            deltas.append(self.bbox_pred(hidden).permute(0, 2, 3, 1).reshape(len(level), -1, 4).float())
+        return RPNOutput(logits, deltas, *self.anchors([(x.shape[2], x.shape[3]) for x in levels]))
+
+    def propose(self, output: RPNOutput, image_sizes: Tensor) -> tuple[Tensor, Tensor]:
+        """Decodes, clips and suppresses.
+
+        Returns:
+            boxes float32 [B, P, 4] in order of falling score, and bool [B, P]: the slot is taken.
+        """
+        pre_nms, post_nms = self.limits[self.training]
+        slots = at_most(pre_nms, max(level.shape[1] for level in output.logits))
+        all_boxes, all_scores = [], []
+        for score, delta, anchor in zip(output.logits, output.deltas, output.anchors, strict=True):
+            top = score.detach().topk(at_most(slots, score.shape[1]), dim=1)
+            boxes = decode_boxes(gather_rows(delta.detach(), top.indices), anchor[top.indices], UNIT)
+            boxes = clip_boxes(boxes, image_sizes, self.min_box)
+            empty = (boxes[..., 2:] - boxes[..., :2]).amin(-1) <= 0
+            missing = slots - top.indices.shape[1]
+            all_boxes.append(F.pad(boxes, (0, 0, 0, missing)))
+            all_scores.append(F.pad(top.values.masked_fill(empty, NEVER), (0, missing), value=NEVER))
+        boxes, scores = torch.stack(all_boxes, 1), torch.stack(all_scores, 1)
+        keep = nms_mask(boxes.flatten(0, 1), self.nms_iou).view_as(scores)
+        scores, boxes = scores.masked_fill(~keep, NEVER).flatten(1), boxes.flatten(1, 2)
+        top = scores.topk(at_most(post_nms, scores.shape[1]), dim=1)
+        return gather_rows(boxes, top.indices), top.values > NEVER
+
+    def losses(
+        self, output: RPNOutput, image_sizes: Tensor, truth: PanopticTarget, crowds: Tensor
+    ) -> dict[str, Tensor]:
+        """`loss_rpn_objectness` and `loss_rpn_box` over a random sample of anchors whose centre is in the image.
+
+        `crowds` is the `crowd_integral` of the truth.
+        """
+        score, delta, anchor = torch.cat(output.logits, 1), torch.cat(output.deltas, 1), torch.cat(output.anchors)
+        center = (anchor[:, :2] + anchor[:, 2:]) / 2
+        within = (center < image_sizes.flip(-1)[:, None]).all(-1)
+        found, is_best = match_anchors(truth, crowds, anchor, within)
+        positive = within & ((found.iou >= self.positive_iou) | is_best)
+        negative = within & ~positive & ~found.is_ignored & (found.iou < self.negative_iou)
+        chance = hashed_uniform(truth.seeds, 1, torch.cat(output.names))
+        some_positive, is_positive = sample_ranked(chance.where(positive, -1), self.max_positive)
+        some_negative, is_negative = sample_ranked(chance.where(negative, -1), self.samples)
+        room = self.samples - is_positive.sum(1, keepdim=True)
+        is_negative &= torch.arange(is_negative.shape[1], device=room.device) < room
+        chosen = torch.cat([some_positive, some_negative], 1)
+        sampled = torch.cat([is_positive, is_negative], 1)
+        objects = torch.cat([is_positive, torch.zeros_like(is_negative)], 1)
+        matched = gather_rows(truth.boxes, gather_rows(found.slot, chosen))
+        targets = encode_boxes(matched, anchor[chosen], UNIT)
+        objectness, box = objectness_and_box_loss(
+            gather_rows(score, chosen),
+            gather_rows(delta, chosen),
+            targets,
+            objects,
+            sampled,
+            self.samples if self.fixed_normalizer else None,
+        )
+        return {"loss_rpn_objectness": objectness, "loss_rpn_box": box}

@@ -1,0 +1,163 @@
+"""The parts of the page that consist of numbers. Those of classes and groups are the ones of `metrics.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from upsnet.categories import Category, CategorySet
+from upsnet.metrics.bootstrap import quality
+from upsnet.report.html import (
+    DASH,
+    bar,
+    cell,
+    class_swatch,
+    columns,
+    css,
+    legend,
+    meter,
+    no_cell,
+    number,
+    plural,
+    section,
+    table,
+)
+from upsnet.report.statistics import SCORE_BINS, SIZE_EDGES, Statistics
+
+FEW = " With so few images as here they are too narrow."
+
+
+def overview(metrics: dict[str, Any], num_images: int) -> str:
+    """The headline numbers."""
+    tiles = []
+    for group in ("All", "Things", "Stuff"):
+        scores = metrics["panoptic"][group]
+        if not scores["n"]:
+            continue
+        found = (metrics["panoptic"]["interval"] or {}).get(group) or {}
+        rest = "".join(
+            f'<div><dt>{key.upper()}</dt><dd data-metric="{group}.{key}" data-value="{scores[key]!r}">'
+            f"{number(scores[key])}{_range(found.get(key), brackets=True)}</dd></div>"
+            for key in ("sq", "rq")
+        )
+        for name, key in (("PQ-dagger", "pq_dagger"), ("Boundary PQ", "boundary")):
+            value = (metrics["panoptic"].get(key) or {}).get(group)
+            value = value["pq"] if isinstance(value, dict) else value
+            rest += f"<div><dt>{name}</dt><dd>{number(value)}</dd></div>" if value is not None else ""
+        tiles.append(
+            f'<div class="tile"><h3>PQ, {group.lower()} ({plural(scores["n"], "class", "classes")})</h3>'
+            f'<div class="big" data-metric="{group}.pq" data-value="{scores["pq"]!r}">{number(scores["pq"])}</div>'
+            f'<div class="range">95 % interval {_range(found.get("pq")) or "needs two images"}</div>'
+            f"{meter(scores['pq'], found.get('pq'))}<dl>{rest}</dl></div>"
+        )
+    others = [("mIoU", metrics["semantic"], "miou"), ("Mask AP", metrics["instance"], "ap")]
+    for name, values, key in others:
+        if values is not None and values[key] is not None:
+            more = [(k, v) for k, v in values.items() if isinstance(v, float) and k != key]
+            rest = "".join(
+                f"<div><dt>{escape(k.replace('_', ' '))}</dt><dd>{number(v)}</dd></div>" for k, v in more[:5]
+            )
+            tiles.append(
+                f'<div class="tile"><h3>{name}</h3><div class="big" data-metric="{key}" data-value="{values[key]!r}">'
+                f"{number(values[key])}</div>{meter(values[key], None)}<dl>{rest}</dl></div>"
+            )
+    few = FEW if num_images < 30 else ""
+    note = (
+        '<p class="muted" style="margin-top:12px">In percent. PQ = SQ x RQ per class: SQ is the mean IoU of matched '
+        "segments, RQ the F1 score of finding them. Intervals: bootstrap over images; they tell how far the number may "
+        f"move with other images of this kind, not with another training run.{few}</p>"
+    )
+    return section("headline", "Overview", f'<div class="tiles">{"".join(tiles)}</div>', note)
+
+
+def _range(interval: Sequence[float] | None, *, brackets: bool = False) -> str:
+    if interval is None:
+        return ""
+    text = f"{interval[0]:.1f}{DASH}{interval[1]:.1f}"
+    return f' <span class="muted">[{text}]</span>' if brackets else text
+
+
+def _kind(category: Category) -> str:
+    return "thing" if category.is_thing else "stuff"
+
+
+def class_table(metrics: dict[str, Any], categories: CategorySet) -> str:
+    """PQ and its parts for each class, sortable, with a filter."""
+    rows = []
+    intervals = (metrics["panoptic"]["interval"] or {"per_class": {}})["per_class"]
+    for category in categories.categories:
+        s = metrics["panoptic"]["per_class"][str(category.id)]
+        seen = s["tp"] + s["fp"] + s["fn"] > 0
+        interval = (intervals.get(str(category.id)) or {}).get("pq")
+        rows.append(
+            f'<tr data-kind="{_kind(category)}" data-seen="{int(seen)}" data-id="{category.id}">'
+            f'<th scope="row" title="{escape(category.name)}">{class_swatch(category)}{escape(category.name)}</th>'
+            f'<td class="text">{_kind(category)}</td>{cell(s["pq"], extra=bar(s["pq"]), kind="pq")}'
+            f'<td class="text muted" data-value="{interval[0] if interval else -1.0}">{_range(interval)}</td>'
+            f"{cell(s['sq'], extra=bar(s['sq']))}{cell(s['rq'], extra=bar(s['rq']))}"
+            f"{cell(s['tp'])}{cell(s['fp'])}{cell(s['fn'])}{cell(s['iou'])}</tr>"
+        )
+    head = ("Class", "Kind", "PQ", "95 % interval", "SQ", "RQ", "TP", "FP", "FN", "Sum of IoU")
+    shown = table("class-table", "PQ by class", head, rows, text=("Kind", "95 % interval"), tall=True)
+    return section("classes", "Classes", _filters("class-table"), shown)
+
+
+def _filters(target: str) -> str:
+    return (
+        f'<form class="filters" data-for="{target}">'
+        '<label>Search<input type="search" name="search" placeholder="class name"></label>'
+        '<label>Kind<select name="kind"><option value="all">things and stuff</option>'
+        '<option value="thing">things</option><option value="stuff">stuff</option></select></label>'
+        '<label class="check"><input type="checkbox" name="seen" checked>hide classes without segments</label>'
+        '<output aria-live="polite"></output></form>'
+    )
+
+
+def sizes_and_scores(stats: Statistics) -> str:
+    """PQ and recall by size, and scores of matched and unmatched things."""
+    edges = [0, *SIZE_EDGES]
+    rows = []
+    for i, (low, sums, scores) in enumerate(
+        zip(edges, stats.size_sums, quality(stats.size_sums).tolist(), strict=True)
+    ):
+        _, tp, fp, fn = sums.tolist()
+        name = f"{low}² to {edges[i + 1]}²" if i + 1 < len(edges) else f"{low}² and more"
+        name = f"below {edges[1]}²" if i == 0 else name
+        recall = 100 * tp / (tp + fn) if tp + fn else None
+        shown = no_cell() if recall is None else cell(recall, extra=bar(recall), kind="pq")
+        pq = cell(scores[0], extra=bar(scores[0]), kind="pq") if tp + fp + fn else no_cell()
+        rows.append(f'<tr><th scope="row">{name}</th>{cell(int(tp + fn))}{shown}{cell(int(fp))}{pq}</tr>')
+    sizes = table("size-table", "By area in pixels, all classes pooled", _SIZE_HEAD, rows, sortable=False)
+    return section(
+        "sizes",
+        "Sizes and scores",
+        f'<div class="pair"><div><h3>Small and large segments</h3>{sizes}</div><div>{_scores(stats)}</div></div>',
+    )
+
+
+_SIZE_HEAD = ("Area", "True segments", "Found, %", "Spurious", "PQ (pooled)")
+
+
+def _scores(stats: Statistics) -> str:
+    if stats.score_bins is None:
+        return "<h3>Scores of things</h3><p>The predictions have no scores.</p>"
+    hit, miss = stats.score_bins.tolist()
+    label = f"Histogram of the scores of {sum(hit)} matched and {sum(miss)} unmatched predicted things"
+    chart = columns(
+        [((css("missed"), float(m)), (css("accent"), float(h))) for h, m in zip(hit, miss, strict=True)],
+        label,
+        ("0", "0.25", "0.5", "0.75", "1"),
+    )
+    rows = [
+        f'<tr><th scope="row">{i / SCORE_BINS:.2f}{DASH}{(i + 1) / SCORE_BINS:.2f}</th>{cell(h)}{cell(m)}</tr>'
+        for i, (h, m) in enumerate(zip(hit, miss, strict=True))
+        if h + m
+    ]
+    numbers = table("score-table", label, ("Score", "Matched", "Unmatched"), rows, sortable=False)
+    return (
+        "<h3>Scores of things</h3>"
+        + legend(((css("accent"), f"matched {sum(hit):,}"), (css("missed"), f"unmatched {sum(miss):,}")))
+        + chart
+        + f"<details><summary>As a table</summary>{numbers}</details>"
+    )
