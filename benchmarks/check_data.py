@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Examining a data set: CPU seconds of `tools/check_data.py`, all processes, against decoding the files with Pillow.
+"""Examining a data set: CPU seconds of `upsnet doctor`, all processes, against decoding the files with Pillow.
 
     python benchmarks/check_data.py | tee -a benchmarks/results/check_data.jsonl
 

@@ -3,7 +3,7 @@
 
     python examples/onnx_infer.py --model model.onnx --input photo.jpg --output out
 
-Writes STEM.png (ids as R + 256 G + 65536 B) and STEM.json (the segments), as `tools/predict.py` does.
+Writes STEM.png (ids as R + 256 G + 65536 B) and STEM.json (the segments), as `upsnet predict` does.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains on two nodes of eight GPUs under SLURM, and begins again where it stopped as often as the time limit ends it.
 #
-#   sbatch examples/slurm_train.sh configs/coco_r50.yaml /scratch/runs/coco [key=value ...]
+#   sbatch examples/slurm_train.sh coco_r50 /scratch/runs/coco [key=value ...]
 #
 # The folder of the run must be on a disk that all nodes see. `--resume` begins where there is no checkpoint, so the
 # same command serves the first job and every later one.
@@ -35,7 +35,7 @@ export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=150 # seconds that torchrun gives the proc
 srun --cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=1 torchrun \
   --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node 8 --max-restarts 3 \
   --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint "$head_node:29500" \
-  tools/train.py --config "$config" --output "$output" --resume "$@" &
+  -m upsnet train --config "$config" --output "$output" --resume "$@" &
 run=$!
 
 # `wait` returns early when a signal is caught: wait until the run has really gone.

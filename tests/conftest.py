@@ -94,19 +94,38 @@ def batch(dataset):
     return collate([(dataset[0], 10), (dataset[1], 11)], dataset.categories.num_stuff, 32)
 
 
+def _run_script(path, monkeypatch, capfd, args) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", [str(path), *map(str, args)])
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(path), run_name="__main__")
+    return int(end.value.code or 0), *capfd.readouterr()
+
+
 @pytest.fixture
 def run_tool(monkeypatch, capfd):
     """Runs `tools/NAME.py` (or another script) in this process; gives exit code, standard output and errors."""
 
     def run(name: str, *args: object) -> tuple[int, str, str]:
         path = ROOT / (name if name.endswith(".py") else f"tools/{name}.py")
-        monkeypatch.setattr(sys, "argv", [str(path), *map(str, args)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as end:
-            runpy.run_path(str(path), run_name="__main__")
-        return int(end.value.code or 0), *capfd.readouterr()
+        return _run_script(path, monkeypatch, capfd, args)
 
     return run
+
+
+@pytest.fixture
+def upsnet_command(monkeypatch, capfd):
+    """Runs `upsnet ...` in this process; gives exit code, standard output and errors."""
+    return lambda *args: _run_script(ROOT / "upsnet" / "__main__.py", monkeypatch, capfd, args)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _short_waits():
+    """No test needs its files to outlast a power cut, and torch waits 5 s for a data worker that ended badly."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        patch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.5)
+        yield
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ from upsnet.data.coco import CocoPanoptic
 
 GUIDE = ROOT / "docs" / "custom_dataset.md"
 QUICK = {
-    "tools/train.py": ("train.iterations=1", "evaluate.panels=1", "evaluate.instance=false", "data.num_workers=0"),
-    "tools/export.py": ("--no-verify",),
+    "train": ("train.iterations=1", "evaluate.panels=1", "evaluate.instance=false", "data.num_workers=0"),
+    "export": ("--no-verify",),
 }
-"""Added to these programs' commands in the ordinary walk, for speed; the slow walk runs what is written."""
+"""Added to these commands in the ordinary walk, for speed; the slow walk runs what is written."""
 
 
 def blocks(kind):
@@ -43,13 +43,11 @@ def photos(real_data, tmp_path_factory):
 
 @pytest.fixture
 def newcomer(photos, tmp_path, monkeypatch):
-    """A folder with `photos/`, as the guide describes it, and this repository's programs."""
-    for name in ("tools", "configs", "examples"):
+    """A folder with `photos/`, as the guide describes it, and the configs of this repository."""
+    for name in ("configs", "examples"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "photos").symlink_to(photos)
-    (tmp_path / "datasets").mkdir()
-    (tmp_path / "datasets" / "convert.py").symlink_to(ROOT / "datasets" / "convert.py")
-    monkeypatch.setenv("UPSNET_DATASETS", str(tmp_path / "datasets"))
+    monkeypatch.delenv("UPSNET_DATASETS")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
     monkeypatch.chdir(tmp_path)
@@ -57,21 +55,21 @@ def newcomer(photos, tmp_path, monkeypatch):
 
 
 def programs(block):
-    """The Python commands of a block as words, without `python`; None if it is for the shell."""
+    """The `upsnet` commands of a block as words, without `upsnet`; None if the block is for the shell."""
     commands = [shlex.split(line) for line in block.replace("\\\n", " ").splitlines()]
-    return [words[1:] for words in commands] if all(words[0] == "python" for words in commands) else None
+    return [words[1:] for words in commands] if all(words[0] == "upsnet" for words in commands) else None
 
 
-def test_the_guide_from_photographs_to_a_model(newcomer, run_tool):
+def test_the_guide_from_photographs_to_a_model(newcomer, upsnet_command):
     printed = []
     for block in blocks("bash"):
         commands = programs(block)
         if commands is None:
             subprocess.run(["bash", "-euc", block], cwd=newcomer, check=True)
             continue
-        for script, *args in commands:
-            code, out, err = run_tool(script, *args, *QUICK.get(script, ()))
-            assert code == 0, f"{script} {args}: {err}"
+        for name, *args in commands:
+            code, out, err = upsnet_command(name, *args, *QUICK.get(name, ()))
+            assert code == 0, f"{name} {args}: {err}"
             printed.append(out)
     for shown in blocks(""):
         assert any(shown in out for out in printed), f"no command prints:\n{shown}"
@@ -85,9 +83,9 @@ def test_the_guide_from_photographs_to_a_model(newcomer, run_tool):
         assert name.rsplit("/")[-1] in GUIDE.read_text()
 
 
-def test_the_numberings_of_the_guide_are_those_of_its_example(newcomer, run_tool):
+def test_the_numberings_of_the_guide_are_those_of_its_example(newcomer, upsnet_command):
     command = next(words for words, *_ in map(programs, blocks("bash")[:1]))
-    code, _, err = run_tool(*command)
+    code, _, err = upsnet_command(*command)
     assert code == 0, err
     data = CocoPanoptic(newcomer / "datasets/fruits/val", newcomer / "datasets/fruits/annotations/panoptic_val.json")
     categories = data.categories

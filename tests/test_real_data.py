@@ -61,21 +61,22 @@ def test_written_predictions_score_alike_here_and_with_the_peer(real_data, run_t
             assert ours["per_class"][str(category)][key] == pytest.approx(getattr(row, key), abs=1e-9)
 
 
-def test_the_commands_of_the_readme_exist(run_tool):
-    """Every tool and option that the README names is real; `make` targets too."""
+def test_the_commands_of_the_readme_exist(upsnet_command):
+    """Every command, option, config and `make` target that the README names is real."""
     text = (ROOT / "README.md").read_text()
     commands = re.findall(
-        r"^(?:torchrun --nproc-per-node \d+ |python )(tools/\w+\.py.*?)(?:  +#.*)?$", text, re.MULTILINE
+        r"^(?:torchrun --nproc-per-node \d+ -m )?upsnet (.*?)(?:  +#.*)?$", text.replace("\\\n", " "), re.MULTILINE
     )
-    assert len(commands) >= 6
+    assert len(commands) >= 12
     helps = {}
     for command in commands:
-        tool, *words = command.split()
-        helps[tool] = helps.get(tool) or run_tool(tool, "--help")[1]
+        name, *words = command.split()
+        form = words[:1] if name == "convert" else []
+        helps[name] = helps.get(name) or upsnet_command(name, *form, "--help")[1]
         for option in (word for word in words if word.startswith("--")):
-            assert option in helps[tool], command
-        for config in re.findall(r"configs/\w+\.yaml", command):
-            load_config(ROOT / config)
+            assert option in helps[name], command
+        for config in re.findall(r"--config ([a-z]\w+)", command):
+            load_config(config)
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^make ([\w-]+)", text, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target

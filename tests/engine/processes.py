@@ -1,4 +1,4 @@
-"""Runs `tools/train.py` in forked processes: what signals, kills and peers do, without the seconds an import takes."""
+"""Runs `upsnet train` in forked processes: what signals, kills and peers do, without the seconds an import takes."""
 
 import contextlib
 import faulthandler
@@ -51,7 +51,7 @@ class Training:
         config = output.parent / "small.yaml"
         if not config.exists():  # a member of the group may be reading it
             config.write_text(yaml.safe_dump(SMALL))
-        argv = ["tools/train.py", "--config", config, "--output", output, *arguments]
+        argv = ["upsnet", "--config", config, "--output", output, *arguments]
         group = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1"}
         environment = {**group, "MASTER_PORT": port} if world_size > 1 else {}
         context = multiprocessing.get_context("fork")

@@ -40,8 +40,15 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    from upsnet.config import list_configs
+
+    shipped = list_configs()
+    folder = next(iter(shipped.values())).parent if shipped else None
     parser = argparse.ArgumentParser(
-        "upsnet train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        "upsnet train",
+        description=__doc__,
+        epilog=f"configs in {folder}:\n  {' '.join(shipped)}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", required=True, help="YAML file of the run, or the name of a config of this project")
     parser.add_argument("--output", type=Path, help="folder of the run (default: runs/NAME of the config)")
