@@ -4,9 +4,9 @@
     python benchmarks/against_commit.py HEAD~1 | tee -a benchmarks/results/against_commit.jsonl
 
 One JSON line per case. Both commits run the same code of this script on the same inputs, each in its own process, on
-one thread. Their measurements alternate: five pairs per case, after a warm-up. `ratio` is the median of the five ratios of
-CPU seconds, this tree over the commit; `ratios` are all five. The script uses only functions that have the same name in
-both.
+one thread. Their measurements alternate: five pairs per case, after a warm-up. `ratio` is the median of the five ratios
+of CPU seconds, this tree over the commit; `ratios` are all five. The script uses only functions that have the same name
+in both.
 
 Cases: `train_r50`, a step of `coco_r50` on 2 x 320x480; `train_r18`, a step of `shapes_r18` on 8 x 128x128; `head`, the
 panoptic head at 800x1333 with 133 classes and 50 instances; `data`, 16 COCO-like pairs of 480x640 at 800/1333 in
