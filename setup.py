@@ -1,4 +1,4 @@
-"""Adds to `pyproject.toml` what it cannot express: the wheel holds a copy of `configs/` as `upsnet/configs/`."""
+"""Copies `configs/` into the wheel as `upsnet/configs/`, which `pyproject.toml` cannot express."""
 
 from pathlib import Path
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Training step, panoptic head, data loading and prediction beside those of an older commit, against a slow-down.
+"""Compares the speed of this tree with an older commit: training step, panoptic head, data loading, prediction.
 
     python benchmarks/against_commit.py HEAD~1 | tee -a benchmarks/results/against_commit.jsonl
 
@@ -32,9 +32,9 @@ from typing import IO, Any
 ROOT = Path(__file__).parents[1]
 CASES = ("train_r50", "train_r18", "head", "data", "predict")
 REPEATS = {"train_r50": 1, "train_r18": 4, "head": 4, "data": 4, "predict": 2}
-"""Runs that one measurement adds up."""
+"""Calls of the case in one measurement."""
 PAIRS = 5
-RANDOM = ("model.backbone.weights=null", "model.instance.mask_slots=32")
+OVERRIDES = ("model.backbone.weights=null", "model.instance.mask_slots=32")
 
 
 def main() -> None:
@@ -45,10 +45,10 @@ def main() -> None:
     parser.add_argument("--worker", choices=CASES, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
-        work(args.worker)
+        run_worker(args.worker)
         return
     if args.commit is None:
-        parser.error("name a commit")
+        parser.error("expected a commit to compare with, for example HEAD~1")
     with tempfile.TemporaryDirectory() as folder:
         before = Path(folder) / "before"
         subprocess.run(["git", "clone", "--quiet", "--shared", ROOT, before], check=True)
@@ -60,8 +60,8 @@ def main() -> None:
 
 
 def compare(case: str, before: Path, data: Path) -> dict[str, Any]:
-    """CPU seconds of both trees and their ratio."""
-    sides = [Side(case, tree, data) for tree in (ROOT, before)]
+    """Median CPU seconds per call of both trees, and the ratio of this tree to the commit."""
+    sides = [BenchmarkProcess(case, tree, data) for tree in (ROOT, before)]
     for side in sides:
         side.measure()
     pairs = []
@@ -70,7 +70,7 @@ def compare(case: str, before: Path, data: Path) -> dict[str, Any]:
         seconds = {id(side): side.measure() for side in order}
         pairs.append([seconds[id(side)] for side in sides])
     for side in sides:
-        side.end()
+        side.close()
     ratios = [ours / theirs for ours, theirs in pairs]
     ours, theirs = (statistics.median(column) / REPEATS[case] for column in zip(*pairs, strict=True))
     return {
@@ -81,7 +81,7 @@ def compare(case: str, before: Path, data: Path) -> dict[str, Any]:
     }
 
 
-class Side:
+class BenchmarkProcess:
     """A process that runs a case of one tree whenever it is asked to."""
 
     def __init__(self, case: str, tree: Path, data: Path) -> None:
@@ -101,8 +101,8 @@ class Side:
         pipe_in.flush()
         return float(pipe_out.readline())
 
-    def end(self) -> None:
-        """Lets the process go."""
+    def close(self) -> None:
+        """Closes the pipe, and waits for the process to exit."""
         self._pipes()[0].close()
         self.process.wait()
 
@@ -112,7 +112,7 @@ class Side:
         return self.process.stdin, self.process.stdout
 
 
-def work(case: str) -> None:
+def run_worker(case: str) -> None:
     """Measures a case for every line of the standard input."""
     import torch
 
@@ -145,7 +145,7 @@ def _train(case: str) -> Callable[[], None]:
     from upsnet.ops.backend import training_format
 
     if case == "train_r50":
-        config, size, count = _config("coco_r50", *RANDOM), (320, 480), 2
+        config, size, count = _config("coco_r50", *OVERRIDES), (320, 480), 2
         categories, data = _coco_categories(config), Shapes(count, size)
     else:
         config, count = _config("shapes_r18"), 8
@@ -154,7 +154,7 @@ def _train(case: str) -> Callable[[], None]:
     batch = collate([(data[index], index) for index in range(count)], data.categories.num_stuff, 32)
     model = build_model(config, categories, pretrained=False).train()
     model.to(memory_format=training_format(torch.device("cpu")))
-    for module in model.backbone.modules():  # random weights would let features grow from block to block
+    for module in model.backbone.modules():  # with random weights, features grow from block to block
         if hasattr(module, "conv2"):
             last = getattr(module, "conv3", module.conv2)
             torch.nn.init.zeros_(last.weight)
@@ -180,7 +180,7 @@ def _head() -> Callable[[], None]:
     from upsnet.models.build import build_model
     from upsnet.structures import Detections
 
-    config = _config("coco_r50", *RANDOM)
+    config = _config("coco_r50", *OVERRIDES)
     head = build_model(config, _coco_categories(config), pretrained=False).panoptic_head
     generator, (height, width), count = torch.Generator().manual_seed(0), (800, 1333), 50
     coarse = torch.randn(1, 133, 13, 21, generator=generator) * 4
@@ -204,7 +204,7 @@ def _data() -> Callable[[], None]:
     from upsnet.data.loader import open_train_dataset, train_loader
 
     source = "{format: coco, image_dir: images, annotation_file: panoptic.json}"
-    config = _config("coco_r50", *RANDOM, f"data.train={source}", "data.num_workers=0", "data.categories=null")
+    config = _config("coco_r50", *OVERRIDES, f"data.train={source}", "data.num_workers=0", "data.categories=null")
     dataset = open_train_dataset(config.data)
 
     def run() -> None:
@@ -223,7 +223,7 @@ def _predict() -> Callable[[], None]:
     from upsnet.models.build import build_model
     from upsnet.models.inference_form import fold_norms
 
-    config = _config("coco_r50", *RANDOM, "data.test_short_side=320")
+    config = _config("coco_r50", *OVERRIDES, "data.test_short_side=320")
     categories = _coco_categories(config)
     model = fold_norms(build_model(config, categories, pretrained=False).eval())
     model.to(memory_format=torch.channels_last)

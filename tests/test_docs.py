@@ -98,3 +98,39 @@ def test_the_numberings_of_the_guide_are_those_of_its_example(newcomer, upsnet_c
 def test_the_guide_as_it_is_written(newcomer):
     for block in blocks("bash"):
         subprocess.run(["bash", "-euc", block], cwd=newcomer, check=True)
+
+
+DOCUMENTS = sorted(path for path in ROOT.rglob("*.md") if not {".venv", "runs"} & set(path.relative_to(ROOT).parts))
+MOVED_ON = {"CHANGELOG.md"}
+"""It also names what existed once."""
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_that_documents_name_exist(path):
+    """Python files and configs in code marks, by their path in the repository, in the package, or in `tests/`."""
+    if path.name in MOVED_ON:
+        pytest.skip("names files of the past")
+    named = re.findall(r"`((?:[\w.]+/)+[\w.*]+\.(?:py|yaml))", path.read_text())
+    roots = (ROOT, ROOT / "upsnet", ROOT / "tests", path.parent)
+    wanting = [name for name in named if not any(any(root.glob(name)) for root in roots)]
+    assert not wanting
+
+
+def exists_in_package(name):
+    """Whether `package.module` or `package.module.name` exists; the name may be an attribute of a class."""
+    path, parts = ROOT / "upsnet", name.split(".")
+    while parts and (path / parts[0]).is_dir():
+        path /= parts.pop(0)
+    if not parts:
+        return True
+    module = path / f"{parts[0]}.py"
+    return module.is_file() and (len(parts) == 1 or re.search(rf"\b{parts[1]}\b", module.read_text()) is not None)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "upsnet").rglob("*.py")), ids=lambda path: path.stem)
+def test_modules_that_docstrings_name_exist(path):
+    """`package.module.name` in code marks; names that begin with `data.` may be keys of the config."""
+    packages = {p.name for p in (ROOT / "upsnet").iterdir() if p.is_dir()} - {"data"}
+    named = re.findall(r"`((?:\w+\.)+\w+)`", path.read_text())
+    named = [n for n in named if n.split(".")[0] in packages and not n.endswith((".json", ".jsonl"))]
+    assert not [name for name in named if not exists_in_package(name)]

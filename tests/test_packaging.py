@@ -18,7 +18,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 REQUIRED = (ROOT / "requirements.txt").read_text().split("\n")
 OPTIONAL = {"onnx": PROJECT["optional-dependencies"]["onnx"]}
 WITH_TORCH = {"triton"}
-"""torch's builds for GPUs bring it; the package checks for it before it imports."""
+"""GPU builds of torch install it; the package checks that it is installed before it imports it."""
 USES_EXTRA = {"export/onnx_ops.py", "export/onnx_fusion.py", "export/onnx_tiles.py"}
 """Imported only when a file is exported to ONNX."""
 
@@ -67,7 +67,7 @@ def test_no_requirement_is_unused():
     distributions = metadata.packages_distributions()
     used = {module for path in (ROOT / "upsnet").rglob("*.py") for module, _ in imported_modules(path)}
     providers = {name.lower().replace("_", "-") for module in used for name in distributions.get(module, [])}
-    assert names_of(REQUIRED) <= providers | {"tensorboard"}, "torch.utils.tensorboard needs tensorboard"
+    assert names_of(REQUIRED) <= providers | {"tensorboard"}, "a requirement is not imported; remove it"
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)])

@@ -68,7 +68,8 @@ def test_errors_are_a_table_a_file_pictures_and_exit_code_1(run_tool, root, conf
     assert {p.parent.name for p in (tmp_path / "o").rglob("*.jpg")} == {"train", "val"}
     with Image.open(next((tmp_path / "o/train").glob("000_*.jpg"))) as picture:
         assert picture.size == (96, 64)
-    fixed = [shlex.split(line.removeprefix("use it: "))[0] for line in lines if line.startswith("use it: ")]
+    start_of = "override to train on the copy: "
+    fixed = [shlex.split(line.removeprefix(start_of))[0] for line in lines if line.startswith(start_of)]
     assert [text.partition("=")[0] for text in fixed] == ["data.train", "data.val"]
     assert run_tool(*start, *fixed)[0] == 0
 

@@ -13,7 +13,7 @@ from upsnet.cli.errors import SomeInputsFailedError
 
 @pytest.fixture
 def command(monkeypatch, capsys):
-    """Runs `upsnet train` with a body of the test's choice; gives exit code, standard output and errors."""
+    """Replaces the body of `upsnet train`, runs it, and returns exit code, standard output and errors."""
 
     def run(body):
         module = types.ModuleType("upsnet.cli.train")
@@ -24,7 +24,7 @@ def command(monkeypatch, capsys):
     return run
 
 
-def raising(error):
+def body_that_raises(error):
     def body(argv):
         raise error
 
@@ -49,12 +49,12 @@ def test_a_command_gets_the_words_after_its_name(command):
     ],
 )
 def test_errors_are_one_line_and_an_exit_code(command, error, code, text):
-    assert command(raising(error)) == (code, "", text)
+    assert command(body_that_raises(error)) == (code, "", text)
 
 
 def test_a_bug_is_one_line_that_names_a_file_with_the_traceback(command, monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    code, _, err = command(raising(TypeError("no such thing\nin two lines")))
+    code, _, err = command(body_that_raises(TypeError("no such thing\nin two lines")))
     assert code == 3
     assert err.count("\n") == 1
     assert "unexpected TypeError: in two lines. This is a bug in upsnet" in err
@@ -65,7 +65,7 @@ def test_a_bug_is_one_line_that_names_a_file_with_the_traceback(command, monkeyp
 
 def test_a_bug_where_nothing_can_be_written_shows_the_traceback(command, monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "absent"))
-    code, _, err = command(raising(TypeError("x")))
+    code, _, err = command(body_that_raises(TypeError("x")))
     assert code == 3
     assert "Traceback" in err
     assert "unexpected TypeError" in err
@@ -75,7 +75,7 @@ def test_an_error_in_a_data_worker_is_told_without_its_traceback(command):
     text = (
         "Caught ValueError in DataLoader worker process 0.\nOriginal Traceback:\n  File x\nValueError: a.png: truncated"
     )
-    assert command(raising(ValueError(text))) == (2, "", "error: a.png: truncated\n")
+    assert command(body_that_raises(ValueError(text))) == (2, "", "error: a.png: truncated\n")
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])

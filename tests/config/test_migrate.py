@@ -6,14 +6,14 @@ import pytest
 import yaml
 
 from tests.conftest import TINY
-from upsnet.config import load_config, migrate, parse_config
-from upsnet.config.migrate import migrate_config, renamed, require_known_format
+from upsnet.config import load, load_config, migrate, parse_config
+from upsnet.config.migrate import migrate_config, rename_key, require_known_format
 
 
 @pytest.fixture
 def two_steps(monkeypatch):
     """Format 2 renamed a key; format 3 moved it into another section."""
-    steps = (renamed("train.learning_rate", "train.base_lr"), renamed("train.base_lr", "optimizer.lr"))
+    steps = (rename_key("train.learning_rate", "train.base_lr"), rename_key("train.base_lr", "optimizer.lr"))
     monkeypatch.setattr(migrate, "STEPS", steps)
 
 
@@ -37,30 +37,67 @@ def test_steps_do_nothing_to_configs_that_they_do_not_concern(two_steps, values)
 
 
 def test_an_old_key_in_a_yaml_file_works_with_a_warning(monkeypatch, tmp_path, caplog):
-    monkeypatch.setattr(migrate, "STEPS", (renamed("train.learning_rate", "train.lr"),))
+    monkeypatch.setattr(migrate, "STEPS", (rename_key("train.learning_rate", "train.lr"),))
     path = tmp_path / "old.yaml"
     train = {("learning_rate" if key == "lr" else key): value for key, value in TINY["train"].items()}
     path.write_text(yaml.safe_dump({**TINY, "train": train}))
     with caplog.at_level(logging.WARNING):
         assert load_config(path).train.lr == TINY["train"]["lr"]
-    assert caplog.messages == [f"warning: {path}: key 'train.learning_rate' is now 'train.lr'; please change the file"]
+    assert caplog.messages == [
+        f"warning: {path}: key 'train.learning_rate' is now 'train.lr'; use the new key in the file or in the override"
+    ]
 
 
 def test_an_old_key_as_an_override_works(monkeypatch):
-    monkeypatch.setattr(migrate, "STEPS", (renamed("train.learning_rate", "train.lr"),))
+    monkeypatch.setattr(migrate, "STEPS", (rename_key("train.learning_rate", "train.lr"),))
     without = {**TINY, "train": {key: value for key, value in TINY["train"].items() if key != "lr"}}
     assert parse_config(without, ["train.learning_rate=0.5"], source="a.yaml").train.lr == 0.5
 
 
-def test_both_names_of_a_key_are_an_error_that_names_them(monkeypatch):
-    monkeypatch.setattr(migrate, "STEPS", (renamed("train.learning_rate", "train.lr"),))
+def test_both_names_of_a_key_in_a_file_are_an_error_that_names_them(monkeypatch):
+    monkeypatch.setattr(migrate, "STEPS", (rename_key("train.learning_rate", "train.lr"),))
+    both = {**TINY, "train": {**TINY["train"], "learning_rate": 0.5}}
     with pytest.raises(
         ValueError, match=r"^a\.yaml: key 'train\.learning_rate' is the old name of 'train\.lr', and both"
     ):
-        parse_config(TINY, ["train.learning_rate=0.5"], source="a.yaml")
+        parse_config(both, source="a.yaml")
 
 
-@pytest.mark.parametrize("number", [0, -1, 2, "1", None, 1.5])
-def test_unknown_formats_are_refused(number):
-    with pytest.raises(ValueError, match=r"^model\.pt: has format .*, expected 1 to 1; a newer upsnet wrote it"):
+@pytest.mark.parametrize("number", [0, -1, "1", None, 1.5, "x" * 1000])
+def test_what_is_no_format_number_is_refused(number):
+    with pytest.raises(ValueError, match=r"^model\.pt: has format .{1,50}, expected a whole number"):
         require_known_format(number, source="model.pt")
+
+
+def test_a_newer_format_is_refused_with_the_remedy():
+    newest = migrate.current_format()
+    require_known_format(newest, source="model.pt")
+    with pytest.raises(ValueError, match=rf"expected 1 to {newest}; a newer upsnet wrote it: pip install --upgrade"):
+        require_known_format(newest + 1, source="model.pt")
+
+
+def test_an_override_beats_the_file_whichever_of_them_has_the_old_key(monkeypatch):
+    monkeypatch.setattr(migrate, "STEPS", (rename_key("train.learning_rate", "train.lr"),))
+    old = {("learning_rate" if key == "lr" else key): value for key, value in TINY["train"].items()}
+    for train in (old, TINY["train"]):
+        for override in ("train.learning_rate=0.5", "train.lr=0.5"):
+            config = parse_config({**TINY, "train": train}, [override], source="a.yaml")
+            assert config.train.lr == 0.5
+            assert config.train.iterations == TINY["train"]["iterations"]
+
+
+def test_an_override_may_replace_a_section_with_old_keys(monkeypatch):
+    monkeypatch.setattr(migrate, "STEPS", (rename_key("train.learning_rate", "train.lr"),))
+    config = parse_config(TINY, ["train={iterations: 3, learning_rate: 0.5}"], source="a.yaml")
+    assert config.train.lr == 0.5
+    assert config.train.batch_size == 16, "the other keys have their defaults again"
+
+
+def test_an_override_with_a_moved_key_keeps_the_rest_of_both_sections(two_steps):
+    values = load.merge_override({"train": {"iterations": 5}, "optimizer": {"name": "sgd"}}, "train.learning_rate=2")[0]
+    assert values == {"train": {"iterations": 5}, "optimizer": {"name": "sgd", "lr": 2}}
+
+
+def test_an_unknown_key_in_a_file_may_mean_that_the_file_is_newer():
+    with pytest.raises(ValueError, match=r"unknown key 'model\.colour'.*a newer upsnet may have written the file"):
+        parse_config({**TINY, "model": {"colour": 1}}, source="model.pt", file_format=migrate.current_format())

@@ -53,7 +53,7 @@ def save(path, pixels, **options):
     return path
 
 
-def write_pictures(samples, folder):
+def write_images(samples, folder):
     for sample in samples:
         save(folder / sample.file_name, sample.image)
 

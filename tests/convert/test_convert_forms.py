@@ -65,7 +65,7 @@ def test_several_processes_and_two_splits_give_the_same_files(samples, run_tool,
 @pytest.mark.parametrize("kind", ["grey8", "grey16", "palette", "colours"])
 def test_id_maps_of_every_kind_come_back_exactly(samples, run_tool, tmp_path, kind):
     things = np.array([s.classes >= CATEGORIES.num_stuff for s in samples], dtype=object)
-    forms.write_pictures(samples, tmp_path / "images")
+    forms.write_images(samples, tmp_path / "images")
     rows = CATEGORIES.to_json()
     for s, is_thing in zip(samples, things, strict=True):
         ids = np.concatenate([[0], np.where(is_thing & ~s.is_crowd, np.arange(len(is_thing)) + 1, 0)])[s.segment_map]
@@ -171,7 +171,7 @@ def test_photographs_are_written_upright_where_the_annotation_is(run_tool, tmp_p
 def test_masks_in_folders_or_with_the_picture_in_their_names(samples, run_tool, tmp_path):
     for i, name in enumerate(("folders", "names")):
         kept = [s for s in samples if not s.is_crowd.any()]
-        forms.write_pictures(kept, tmp_path / name / "images")
+        forms.write_images(kept, tmp_path / name / "images")
         for s in kept:
             stem = s.file_name[:-4]
             for k, (category, pixels, _) in enumerate(forms.things_of(s, CATEGORIES)):

@@ -33,8 +33,8 @@ def test_a_partial_copy_without_gaps_passes_with_its_counts(run_tool, root):
     code, out, err = check(run_tool, root)
     assert code == 0, err
     assert "train2017: 2 images, 2 annotations" in out
-    assert "panoptic_train2017.json has 2 images, the whole data set 118,287: a partial copy" in err
-    assert "panoptic_val2017.json has 1 annotations, the whole data set 5,000: a partial copy" in err
+    assert "panoptic_train2017.json has 2 images, expected 118,287: the copy is incomplete" in err
+    assert "panoptic_val2017.json has 1 annotations, expected 5,000: the copy is incomplete" in err
 
 
 def test_real_coco_passes(run_tool, real_data):

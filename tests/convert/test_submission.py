@@ -142,13 +142,16 @@ def change(path, edit):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda d: d["segments_info"].pop(), "its ids are not those of a.json"),
-        (lambda d: d["segments_info"].append(dict(d["segments_info"][0], id=99)), "its ids are not those of a.json"),
-        (lambda d: d["segments_info"].append(d["segments_info"][0]), "its ids are not those of a.json"),
+        (lambda d: d["segments_info"].pop(), "its segment ids differ from those in a.json"),
+        (
+            lambda d: d["segments_info"].append(dict(d["segments_info"][0], id=99)),
+            "its segment ids differ from those in a.json",
+        ),
+        (lambda d: d["segments_info"].append(d["segments_info"][0]), "its segment ids differ from those in a.json"),
         (lambda d: d["segments_info"][1].update(category_id=13), "category_id 13 is 'car', expected 'fence'"),
         (lambda d: d["segments_info"][1].update(category_id=1), "category_id 1 is 'car', expected no such id"),
-        (lambda d: d["segments_info"][1].pop("category_name"), "a.json: no segments_info with id"),
-        (lambda d: d.pop("segments_info"), "a.json: no segments_info with id"),
+        (lambda d: d["segments_info"][1].pop("category_name"), "a.json: segments_info lacks id"),
+        (lambda d: d.pop("segments_info"), "a.json: segments_info lacks id"),
     ],
 )
 def test_a_prediction_that_contradicts_itself_or_the_classes_is_named_and_nothing_is_written(

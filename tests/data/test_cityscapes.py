@@ -134,8 +134,8 @@ def test_a_damaged_file_and_one_of_another_size_are_named(root):
 def test_the_prepared_truth_is_that_of_the_data_sets_own_program(root, run_tool, tmp_path):
     code, out, err = run_tool(SCRIPT, "panoptic", "--root", root, "--output", tmp_path / "ours")
     assert code == 0, err
-    assert "train: 3 pictures, 3 with truth" in out
-    assert "warning: val has 3 instanceIds files, the whole data set 500" in err
+    assert "train: 3 images, 3 with ground truth" in out
+    assert "warning: val has 3 instanceIds files, expected 500: the copy is incomplete" in err
     (tmp_path / "peer").mkdir()
     run_peer("csCreatePanopticImgs", "--output-folder", tmp_path / "peer", CITYSCAPES_DATASET=str(root))
     for split, cities in SPLITS.items():
@@ -157,8 +157,8 @@ def test_the_check_names_what_a_copy_lacks(root, run_tool):
     picture.rename(picture.with_name("bochum.png"))
     code, out, err = run_tool(SCRIPT, "check", "--root", root)
     assert code == 0, err
-    assert "train: 2 pictures, 3 with truth" in out
-    assert "train: no picture of bochum_000000_000019 (1 in all)" in err
+    assert "train: 2 images, 3 with ground truth" in out
+    assert "train: no image for bochum_000000_000019 (1 in all)" in err
     assert "bochum.png: not a name of Cityscapes" in err
     one_file(root).unlink()
     code, _, err = run_tool(SCRIPT, "check", "--root", root, "--splits", "val")
@@ -167,7 +167,7 @@ def test_the_check_names_what_a_copy_lacks(root, run_tool):
     (root / "gtFine" / "test").rename(root / "away")
     code, out, err = run_tool(SCRIPT, "panoptic", "--root", root, "--splits", "test")
     assert code == 0, "pictures to predict need no truth"
-    assert "test: 2 pictures, 0 with truth" in out
+    assert "test: 2 images, 0 with ground truth" in out
     assert not (root / "gtFine" / "cityscapes_panoptic_test.json").exists()
     code, _, err = run_tool(SCRIPT, "check", "--root", root / "gtFine")
     assert code == 2

@@ -1,7 +1,8 @@
-"""Converts annotations into COCO's panoptic layout, which the configs read.
+r"""Converts annotations into COCO's panoptic layout, which the configs read.
 
 examples:
-  upsnet convert coco --annotations instances.json --images photos --output datasets/mine
+  upsnet convert coco --annotations instances.json --images photos --background background --split-val 0.2 \
+      --output datasets/mine
   upsnet convert labelme --annotations photos --background table --split-val 0.2 --output datasets/mine
   upsnet convert id-pngs --images I --instances N --semantic S --classes C.yaml --output OUT
   upsnet convert masks --images photos --masks masks --background soil --output datasets/mine
@@ -11,15 +12,16 @@ examples:
   upsnet convert cityscapes check                   # checks an unpacked Cityscapes
   upsnet convert cityscapes panoptic                # writes its ground truth as csCreatePanopticImgs does
 
-Each pixel gets one segment. Instances lie on crowds, crowds on stuff, stuff on the background. Of two instances the
-smaller one is on top, because it is usually the one in front. (--overlap later or earlier: by the order in the
-annotation.) An instance that others cover completely is dropped; the summary counts it.
+Each pixel belongs to one segment. Instances cover crowds, crowds cover stuff, and stuff covers the background. Where
+two instances overlap, the smaller one is on top, because it is usually in front. --overlap later or earlier uses the
+order of the annotation instead. An instance that others cover completely is dropped and counted in the summary.
 
 Classes: without --classes, every label is a thing, except those of --stuff and --background. COCO categories keep
 their ids; other labels are numbered from 1 in alphabetical order. A classes file (a YAML or JSON list of
-{name, isthing, id, color, value}) fixes them for all conversions; the first one writes OUTPUT/classes.yaml.
+{name, isthing, id, color, value}) gives all conversions the same classes and ids. Every conversion writes its classes
+to OUTPUT/classes.yaml, which can serve as this file.
 
-Images are hard-linked where the disk allows it, else copied. A conversion that fails leaves nothing behind.
+Images are hard-linked if the file system allows it, else copied. A conversion that fails leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -63,7 +65,7 @@ def _convert(args: argparse.Namespace) -> int:
     if args.workers is not None and args.workers < 1:
         raise ValueError(f"--workers is {args.workers}, expected 1 or more")
     options = ClassOptions(args.classes, parse_stuff(args.stuff) if args.stuff else (), args.background)
-    source = _open(args, options)
+    source = _open_source(args, options)
     if args.split_val is None:
         splits = [args.split] * len(source.items)
     else:
@@ -78,7 +80,7 @@ def _convert(args: argparse.Namespace) -> int:
     return 0
 
 
-def _open(args: argparse.Namespace, options: ClassOptions) -> Source:
+def _open_source(args: argparse.Namespace, options: ClassOptions) -> Source:
     from upsnet.convert.coco_instances import CocoInstances
     from upsnet.convert.id_pngs import IdPngs
     from upsnet.convert.labelme import LabelMe
@@ -103,7 +105,8 @@ def _check_coco(args: argparse.Namespace) -> int:
         print(f"problem: {problem}", file=sys.stderr)
     if problems:
         raise ValueError(
-            f"{root}: {len(problems)} files are missing or differ from the JSON, the first is {problems[0]}"
+            f"{root}: {len(problems)} files are missing or differ from the JSON, the first: {problems[0]}; "
+            "unpack the archives of cocodataset.org again"
         )
     return 0
 
@@ -116,7 +119,9 @@ def _cityscapes(args: argparse.Namespace) -> int:
     root = args.root or data_root() / "cityscapes"
     splits = [split for split in args.splits if check_split(root, split, print, _warn)]
     if not splits:
-        raise FileNotFoundError(f"{root}: none of the splits {', '.join(args.splits)}; {DOWNLOAD} into it")
+        raise FileNotFoundError(
+            f"{root}: contains none of the splits {', '.join(args.splits)}; {DOWNLOAD} into this folder"
+        )
     if args.step == "panoptic":
         for split in (split for split in splits if (root / "gtFine" / split).is_dir()):
             convert_split(root, split, args.output or root / "gtFine")
@@ -159,14 +164,14 @@ def _parser() -> argparse.ArgumentParser:
     which = common.add_mutually_exclusive_group()
     which.add_argument("--split", default="train", help="name of the split that is written (default: train)")
     which.add_argument("--split-val", type=float, metavar="SHARE", help="write train and val, with this share in val")
-    common.add_argument("--seed", type=int, default=0, help="of --split-val (default: 0)")
+    common.add_argument("--seed", type=int, default=0, help="random seed of --split-val (default: 0)")
     common.add_argument("--classes", type=Path, help="classes file: the same classes and ids for every run")
     common.add_argument("--background", metavar="NAME", help="stuff that fills unlabelled pixels (default: void)")
     common.add_argument(
         "--overlap",
         choices=["smaller", "later", "earlier"],
         default="smaller",
-        help="the instance on top (default: smaller)",
+        help="which of two overlapping instances is on top (default: smaller)",
     )
     common.add_argument("--workers", type=int, help="processes (default: one per core)")
     stuff = argparse.ArgumentParser(add_help=False)
@@ -175,12 +180,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     forms = parser.add_subparsers(dest="form", required=True, metavar="FORM")
 
-    coco = forms.add_parser("coco", parents=[common, stuff], help="COCO instance JSON: polygons, run lengths, crowds")
+    coco = forms.add_parser(
+        "coco",
+        parents=[common, stuff],
+        help="COCO instance JSON: polygons, run lengths, crowds",
+        epilog="`upsnet convert coco check` checks an unpacked COCO panoptic.",
+    )
     coco.add_argument("--annotations", type=Path, required=True, help="the JSON")
     coco.add_argument("--images", type=Path, required=True, help="folder of the images")
     coco.add_argument(
         "--semantic", type=Path,
-        help="folder of class maps STEM.png; --stuff VALUE=NAME or --classes tell the values, 0 and 255 are unlabelled",
+        help="folder of class maps STEM.png; --stuff VALUE=NAME or --classes name the values, 0 and 255 are unlabelled",
     )  # fmt: skip
     ids = forms.add_parser("id-pngs", parents=[common], help="instance-id PNGs and class-id PNGs")
     ids.add_argument("--images", type=Path, required=True, help="folder of the images")
@@ -190,14 +200,14 @@ def _parser() -> argparse.ArgumentParser:
     labelme = forms.add_parser("labelme", parents=[common, stuff], help="LabelMe's JSON files")
     labelme.add_argument("--annotations", type=Path, required=True, help="folder of the JSON files")
     labelme.add_argument(
-        "--images", type=Path, help="folder of the images (default: where the files say, or beside them)"
+        "--images", type=Path, help="folder of the images (default: the path in each JSON file, else its folder)"
     )
-    masks = forms.add_parser("masks", parents=[common, stuff], help="one mask file an instance")
+    masks = forms.add_parser("masks", parents=[common, stuff], help="one mask file per instance")
     masks.add_argument(
         "--images", type=Path, required=True, help="folder of the images, or of STEM/images + STEM/masks"
     )
     masks.add_argument("--masks", type=Path, help="folder of STEM/CLASS_k.png, or of STEM_CLASS_k.png")
-    masks.add_argument("--label", metavar="NAME", help="class of all instances, whatever the files are called")
+    masks.add_argument("--label", metavar="NAME", help="class of all instances, regardless of the file names")
 
     cityscapes = forms.add_parser("cityscapes", help="check an unpacked Cityscapes, or write it in panoptic format")
     cityscapes.add_argument(
@@ -214,8 +224,8 @@ def _parser() -> argparse.ArgumentParser:
     shapes.add_argument("--split", default="train", help="name of the split (default: train)")
     shapes.add_argument("--num-images", type=int, default=1500, help="default: 1500")
     shapes.add_argument("--size", type=int, nargs=2, default=(128, 128), metavar=("H", "W"), help="default: 128 128")
-    shapes.add_argument("--seed", type=int, default=0, help="another number, other images (default: 0)")
-    nuclei = forms.add_parser("nuclei", help="160 + 40 images of the 2018 Data Science Bowl")
+    shapes.add_argument("--seed", type=int, default=0, help="random seed of the images (default: 0)")
+    nuclei = forms.add_parser("nuclei", help="160 training and 40 validation images of the 2018 Data Science Bowl")
     nuclei.add_argument("--archive", type=Path, required=True, help="stage1_train.zip")
     nuclei.add_argument("--output", type=Path, required=True, help="folder of the data set")
     return parser

@@ -1,4 +1,4 @@
-"""Checks a data set for everything that would spoil a training, and writes a corrected copy.
+"""Checks a data set for errors that stop a training or lower its result, and writes a corrected copy.
 
 examples:
   upsnet doctor --config nuclei_r18 --json report.json --overlays overlays
@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
         _draw(diagnosis, args.overlays, args.num_overlays)
     if args.fix is not None:
         print("\n".join(["", f"corrected copy in {args.fix}:", *repair(diagnosis, args.fix)]))
-        _tell_use(diagnosis, args.fix.absolute())
+        _print_overrides(diagnosis, args.fix.absolute())
     return 1 if diagnosis.findings.counts()["error"] else 0
 
 
@@ -57,11 +57,14 @@ def _examine(args: argparse.Namespace) -> Diagnosis:
     config = load_config(args.config, args.overrides)
     other = [name for name in splits if getattr(config.data, name).format != "coco"]
     if args.fix is not None and other:
-        raise ValueError(f"--fix: data.{other[0]} is not in COCO panoptic layout, expected format: coco")
+        raise ValueError(
+            f"--fix: data.{other[0]} is not in COCO panoptic layout, expected format: coco; "
+            "convert it with `upsnet convert`"
+        )
     return examine(config, splits, workers=args.workers)
 
 
-def _tell_use(diagnosis: Diagnosis, folder: Path) -> None:
+def _print_overrides(diagnosis: Diagnosis, folder: Path) -> None:
     """Prints the overrides with which a run reads the copy."""
     from upsnet.doctor.repair import annotations_of
 
@@ -69,7 +72,7 @@ def _tell_use(diagnosis: Diagnosis, folder: Path) -> None:
         name = split.name if split.name == "val" else "train"
         places = {"image_dir": folder / split.name, "annotation_file": annotations_of(folder, split.name)}
         quoted = ", ".join(f"{key}: {json.dumps(str(path), ensure_ascii=False)}" for key, path in places.items())
-        print("use it:", shlex.quote(f"data.{name}={{format: coco, {quoted}}}"))
+        print("override to train on the copy:", shlex.quote(f"data.{name}={{format: coco, {quoted}}}"))
 
 
 def _draw(diagnosis: Diagnosis, folder: Path, count: int) -> None:
@@ -78,7 +81,7 @@ def _draw(diagnosis: Diagnosis, folder: Path, count: int) -> None:
 
     from upsnet.doctor.diagnosis import most_troubled
     from upsnet.inference.drawing import overlay
-    from upsnet.io.images import write_picture
+    from upsnet.io.images import write_image
     from upsnet.io.predictions import truth_as_prediction
 
     for split in diagnosis.splits:
@@ -88,7 +91,7 @@ def _draw(diagnosis: Diagnosis, folder: Path, count: int) -> None:
             categories = split.examiner.categories
             picture = overlay(sample.image, truth_as_prediction(sample, categories), categories)
             name = f"{number:03d}_{Path(sample.file_name).stem}.jpg"
-            write_picture(folder / split.name / name, picture)
+            write_image(folder / split.name / name, picture)
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -104,21 +107,23 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--panoptic-dir", type=Path, help="its PNGs (default: --annotations without .json)")
     parser.add_argument("--json", type=Path, help="write all findings, class balance, sizes and anchors to this file")
     parser.add_argument(
-        "--overlays", type=Path, help="draw the ground truth over some images into this folder, the worst first"
+        "--overlays",
+        type=Path,
+        help="draw the ground truth over images into this folder, those with the most problems first",
     )
-    parser.add_argument("--num-overlays", type=int, default=20, help="how many, of each split (default: 20)")
+    parser.add_argument("--num-overlays", type=int, default=20, help="number of overlays per split (default: 20)")
     parser.add_argument("--fix", type=Path, metavar="DIR", help="write a corrected copy into this new folder")
     parser.add_argument("--workers", type=int, help="processes that read images (default: one per core)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config")
     args = parser.parse_intermixed_args(argv)
     if (args.config is None) == (args.images is None and args.annotations is None):
-        parser.error("either --config, or --images and --annotations")
+        parser.error("expected either --config, or --images and --annotations")
     if args.config is None and (args.images is None or args.annotations is None):
         parser.error("--images and --annotations go together")
     if args.config is None and (args.overrides or args.split != "both"):
         parser.error("key=value and --split need --config")
     if args.config is not None and args.panoptic_dir is not None:
-        parser.error("--panoptic-dir goes with --annotations")
+        parser.error("--panoptic-dir cannot be used with --config")
     if args.workers is not None and args.workers < 1:
         parser.error(f"--workers is {args.workers}, expected 1 or more")
     if args.num_overlays < 1:

@@ -3,7 +3,7 @@
 | exit code | meaning |
 | --- | --- |
 | 0 | done |
-| 1 | done, with findings, or with some inputs that failed |
+| 1 | done, with findings or with some inputs that failed; of `upsnet train`: another process failed |
 | 2 | a mistake in the input; one line says what to change |
 | 3 | a bug in this package; one line names a file with the traceback |
 | 128 + n | signal n ended the command |
@@ -57,7 +57,7 @@ def _fail(code: int, text: str) -> int:
 
 
 def _write_traceback(text: str) -> str:
-    """Writes a traceback into a file of its own; returns the words that name the file."""
+    """Writes the traceback into a temporary file; returns the text that tells the user where it is."""
     with suppress(OSError):
         with tempfile.NamedTemporaryFile("w", prefix="upsnet-traceback-", suffix=".txt", delete=False) as file:
             file.write(text)

@@ -5,9 +5,9 @@ examples:
   upsnet evaluate --gt panoptic_val2017.json --pred predictions.json --output out --report --images val2017
   upsnet evaluate --submission coco --help          # packs predictions for a benchmark server
 
-With --gt and --pred, contradictions in the files are printed, and count as follows: if an image has no usable
-prediction, all its segments are missed; an id that the JSON lacks and a segment of an unknown category are void; if
-an area in the JSON is not the number of pixels, the number of pixels counts.
+With --gt and --pred, the command prints every contradiction in the files. If an image has no usable prediction, all its
+segments count as missed. Pixels whose id is not in the JSON, and segments of an unknown category, count as void. If an
+area in the JSON differs from the number of pixels, the number of pixels is used.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ def main(argv: Sequence[str]) -> int:
     if any(word == "--submission" or word.startswith("--submission=") for word in argv):
         return submission.main(argv)
     args = _parse(argv)
-    metrics = _score_files(args) if args.gt is not None else _score_checkpoint(args)
+    metrics = _score_files(args) if args.gt is not None else _evaluate_checkpoint(args)
     if metrics is None:  # another process prints
         return 0
     from upsnet.engine.logging import headlines
 
-    for name, value in {**headlines(metrics), **_beside_pq(metrics["panoptic"])}.items():
+    for name, value in {**headlines(metrics), **_scores_beside_headlines(metrics["panoptic"])}.items():
         print(f"{name:12s} {value:7.3f}")
     if args.report:
         print(f"report: {args.output / 'report.html'}")
     return 0
 
 
-def _score_checkpoint(args: argparse.Namespace) -> dict[str, Any] | None:
-    from upsnet.engine.score import score_checkpoint
+def _evaluate_checkpoint(args: argparse.Namespace) -> dict[str, Any] | None:
+    from upsnet.engine.score import evaluate_checkpoint
 
-    return score_checkpoint(
+    return evaluate_checkpoint(
         args.checkpoint,
         args.output,
         config=args.config,
@@ -55,9 +55,9 @@ def _score_checkpoint(args: argparse.Namespace) -> dict[str, Any] | None:
 
 
 def _score_files(args: argparse.Namespace) -> dict[str, Any]:
-    from upsnet.engine.score import score_predictions
+    from upsnet.engine.score import evaluate_predictions
 
-    metrics, problems = score_predictions(
+    metrics, problems = evaluate_predictions(
         args.gt,
         args.pred,
         args.output,
@@ -77,7 +77,7 @@ def _score_files(args: argparse.Namespace) -> dict[str, Any]:
     return metrics
 
 
-def _beside_pq(panoptic: dict[str, Any] | None) -> dict[str, float]:
+def _scores_beside_headlines(panoptic: dict[str, Any] | None) -> dict[str, float]:
     if panoptic is None:
         return {}
     values = {"pq_dagger": panoptic["pq_dagger"]["All"]}
@@ -93,7 +93,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "upsnet evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--checkpoint", type=Path, help="model to score")
+    what.add_argument("--checkpoint", type=Path, help="model to score: model.pt or last.pt of a run")
     what.add_argument("--gt", type=Path, help="COCO-panoptic JSON of the ground truth (with --pred)")
     what.add_argument("--submission", metavar="SET", help="pack a submission instead: coco or cityscapes")
     parser.add_argument("--config", help="take `data` and `evaluate` from this config instead of the checkpoint's own")
@@ -103,11 +103,11 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--instances", type=Path, help="COCO instances for AP (default: things of --gt)")
     parser.add_argument("--strict", action="store_true", help="the first contradiction in the files is an error")
     parser.add_argument("--workers", type=int, help="processes that read files (default: one per core)")
-    parser.add_argument("--boundary", action="store_true", help="also Boundary PQ")
+    parser.add_argument("--boundary", action="store_true", help="also compute Boundary PQ")
     parser.add_argument(
         "--output",
         type=Path,
-        help="folder for metrics.json, per_image.json, of a model predictions/, of files problems.txt",
+        help="folder for metrics.json and per_image.json; also predictions/ (--checkpoint) or problems.txt (--gt)",
     )
     parser.add_argument("--report", action="store_true", help="also write report.html into --output")
     parser.add_argument("--images", type=Path, help="with --gt and --report: folder of the images")
@@ -124,7 +124,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     if args.gt is None and any(of_files):
         parser.error("--gt-dir, --pred-dir, --instances, --strict and --workers need --gt and --pred")
     if args.gt is not None and int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        parser.error("--gt and --pred run in one process with --workers, not under torchrun")
+        parser.error("--gt and --pred do not run under torchrun; run one process and set --workers")
     if args.workers is not None and args.workers < 1:
         parser.error(f"--workers is {args.workers}, expected 1 or more")
     if args.report and args.output is None:

@@ -1,4 +1,4 @@
-"""The command `upsnet`: finds the command that is asked for and runs it. Each command has a module of its name."""
+"""Entry point of `upsnet`. The command NAME runs `upsnet.cli.NAME.main`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command.
 
     Args:
-        argv: the words after `upsnet`; by default those of the process.
+        argv: arguments after `upsnet`; by default `sys.argv[1:]`.
 
     Returns:
         The exit code, see `cli.errors`.
@@ -58,6 +58,7 @@ def _help() -> str:
             *(f"  {name:{width}}  {text}" for name, text in COMMANDS.items()),
             "",
             "`upsnet COMMAND --help` lists the options of a command and shows examples.",
+            "Exit codes: 0 done; 1 findings, or some inputs failed; 2 a mistake in the input; 3 a bug.",
             "",
             "example:",
             "  upsnet train --config shapes_r18 --output runs/demo",

@@ -24,11 +24,14 @@ def main(argv: Sequence[str]) -> int:
     """Runs the command; returns the exit code."""
     args = _parse(argv)
     if not args.input.exists():
-        raise FileNotFoundError(f"{args.input}: no such image, folder or video")
+        raise FileNotFoundError(
+            f"{args.input}: no such file or folder, expected an image, a folder of images or a video"
+        )
     folder = args.input if args.input.is_dir() else args.input.parent
     if args.output.resolve() == folder.resolve():
         raise ValueError(
-            f"--output {args.output} is the folder of the input, expected another: STEM.png may be an image there"
+            f"--output {args.output}: is the folder of the input; choose another, "
+            "because STEM.png could overwrite an image"
         )
     from upsnet.inference.predict_files import VIDEO_SUFFIXES, predict_images, predict_video
     from upsnet.inference.predictor import PanopticPredictor

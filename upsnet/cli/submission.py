@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--predictions", type=Path, required=True, help="folder that `upsnet predict` wrote")
     parser.add_argument("--output", type=Path, required=True, help="folder for the zip files")
     parser.add_argument("--images", type=Path, help="coco: image_info_test-dev2017.json, the list of the images")
-    parser.add_argument("--algorithm", help="coco: its name in the file names: letters, digits, - and _")
+    parser.add_argument("--algorithm", help="coco: name of the algorithm in the file names: letters, digits, - and _")
     parser.add_argument(
         "--root", type=Path, help="cityscapes: folder of leftImg8bit (default: cityscapes in $UPSNET_DATASETS)"
     )

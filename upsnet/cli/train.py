@@ -5,9 +5,10 @@ examples:
   upsnet train --config mine.yaml --output runs/mine --resume
   torchrun --nproc-per-node 8 --max-restarts 3 -m upsnet train --config coco_r50 --output runs/coco_r50
 
-SIGTERM, SIGUSR1, SIGHUP and SIGINT save a checkpoint at the next step and end the run.
+On SIGTERM, SIGUSR1, SIGHUP or SIGINT the run finishes its step, saves a checkpoint and ends.
 
-exit codes: 0 the run is complete; 128 + n signal n stopped it (143, 138, 129, 130), --resume continues it;
+exit codes: 0 the run is complete; 128 + n signal n stopped the run (143, 138, 129, 130), continue it with
+--resume;
 2 a mistake in the input; 1 another process failed; 3 a bug
 """
 
@@ -36,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
         tell=partial(print, flush=True),
         warn=lambda line: print(f"warning: {line}", file=sys.stderr),
     )
-    return 128 + result.stopped if result.stopped else 0
+    return 128 + result.stop_signal if result.stop_signal else 0
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -55,12 +56,16 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="continue from the newest checkpoint in the folder, or begin if there is none; "
+        help="continue from the newest checkpoint in the folder, or start a new run if there is none; "
         "always on under torchrun --max-restarts",
     )
     parser.add_argument(
-        "--init", type=Path, help="weights to begin with: ours, the official UPSNet's, torchvision's, detectron2's"
+        "--init",
+        type=Path,
+        help="initial weights: a checkpoint of this project, of the official UPSNet, torchvision or detectron2",
     )
     parser.add_argument("--profile", action="store_true", help="write profile.json.gz, a trace of a few steps")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="changes to the config, for example train.lr=0.01"
+    )
     return parser.parse_intermixed_args(argv)

@@ -5,7 +5,8 @@ example:
 
 Reads the official UPSNet's checkpoints, torchvision's Mask R-CNN and ResNet, detectron2's R-CNNs (.pkl, .pth), and
 checkpoints of this project. The config gives the architecture and the classes; rows of classes are matched by name.
-If a file fills only a part of the model, the rest is random: train it (`upsnet train --init` reads the same files).
+Parameters that the file does not contain keep random values: train the model before you use it (`upsnet train --init`
+reads the same files).
 """
 
 from __future__ import annotations

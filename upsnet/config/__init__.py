@@ -1,4 +1,4 @@
-"""The config of a run: its schema, its files, and the migration of older ones."""
+"""The config of a run: its schema, and the functions that find and read config files."""
 
 from upsnet.config.load import find_config, list_configs, load_config, parse_config
 from upsnet.config.run import (

@@ -1,4 +1,4 @@
-"""Finding, reading and checking configs.
+"""Finds, reads and validates configs.
 
 config = load_config("shapes_r18", ["train.iterations=100"])
 """
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 def list_configs() -> dict[str, Path]:
-    """The configs that come with this project: name -> path."""
+    """Lists the configs of this project: name -> path."""
     for folder in CONFIG_FOLDERS:
         if paths := sorted(folder.glob("*.yaml")):
             return {path.stem: path for path in paths}
@@ -34,10 +34,10 @@ def list_configs() -> dict[str, Path]:
 
 
 def find_config(config: str | Path) -> Path:
-    """The path of a config.
+    """Finds the file of a config.
 
     Args:
-        config: path of a YAML file, or the name of one that comes with this project (`shapes_r18`).
+        config: path of a YAML file, or the name of a config of this project (`shapes_r18`).
 
     Raises:
         FileNotFoundError: neither exists. The message lists similar names.
@@ -76,38 +76,77 @@ def load_config(config: str | Path, overrides: Sequence[str] = ()) -> Config:
 def parse_config(
     values: dict[str, Any], overrides: Sequence[str] = (), *, source: str, file_format: int | None = None
 ) -> Config:
-    """Validates plain values.
+    """Builds a `Config` from nested dictionaries: applies the overrides, migrates old keys, and validates.
 
     Args:
         values: nested dictionaries, as YAML gives them.
         overrides: as in `load_config`.
         source: the file to name in errors.
-        file_format: format number of the file that holds the config. None: the values were written by hand, so keys of
-            any older format are renamed, with a warning.
+        file_format: format number of the file that holds the config. None: a person wrote the values, so old keys of
+            any format are migrated, with a warning.
 
     Raises:
         ValueError: as `load_config`.
     """
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals:
-            raise ValueError(f"override {override!r}: expected key=value, for example train.iterations=100")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ValueError(f"override {override!r}: the value is not valid YAML") from None
-        values = _with(values, key.strip().split("."), value)
     try:
         values, changes = migrate_config(values, file_format or 1)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
-    if file_format is None:
-        for change in changes:
-            logger.warning("warning: %s: %s; please change the file", source, change)
+    changes = [] if file_format is not None else changes
+    for override in overrides:
+        values, more = merge_override(values, override)
+        changes += more
+    for change in dict.fromkeys(changes):
+        logger.warning("warning: %s: %s; use the new key in the file or in the override", source, change)
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise ValueError(f"{source}: {explain(error, Config)}") from None
+        hint = (
+            "; a newer upsnet may have written the file: pip install --upgrade upsnet"
+            if _is_newer(error, file_format)
+            else ""
+        )
+        raise ValueError(f"{source}: {explain(error, Config)}{hint}") from None
+
+
+def merge_override(values: dict[str, Any], override: str) -> tuple[dict[str, Any], list[str]]:
+    """Applies one `key=value` to nested dictionaries; the key may be of an older format.
+
+    Returns:
+        The merged values, and one line for each key that was migrated.
+
+    Raises:
+        ValueError: the text has another form, or the value is not valid YAML.
+    """
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise ValueError(f"override {override!r}: expected key=value, for example train.iterations=100")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ValueError(f"override {override!r}: the value is not valid YAML") from None
+    keys = key.strip().split(".")
+    alone, changes = migrate_config(_with({}, keys, value), 1)
+    inner: Any = alone
+    for name in keys:
+        inner = inner.get(name, _MOVED) if isinstance(inner, dict) else _MOVED
+    # A key that is still where it was replaces what is there, as a whole; one that has moved is merged.
+    return (_merged(values, alone) if inner is _MOVED else _with(values, keys, inner)), changes
+
+
+_MOVED = object()
+
+
+def _merged(values: Any, more: Any) -> Any:
+    """Nested dictionaries with the values of others laid over them."""
+    if not isinstance(values, dict) or not isinstance(more, dict):
+        return more
+    return {**values, **{key: _merged(values.get(key), value) for key, value in more.items()}}
+
+
+def _is_newer(error: ValidationError, file_format: int | None) -> bool:
+    """Whether a file may fail because a newer version added a key."""
+    return file_format is not None and any(problem["type"] == "extra_forbidden" for problem in error.errors())
 
 
 def _with(values: Any, keys: list[str], value: Any) -> Any:

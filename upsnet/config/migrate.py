@@ -1,7 +1,7 @@
-"""Turns configs of older formats into today's.
+"""Updates configs of older formats to the current format.
 
-A checkpoint or an exported file holds its config and a format number, so exactly the steps since that format apply. A
-config YAML has no number, so all steps apply to it. A step therefore must do nothing to a config that is newer than it.
+A checkpoint or an exported file stores the format number of its config, so only the later steps apply. A config YAML
+has no number, so all steps apply. Therefore a step must not change a config that already has the newer format.
 
 To change the schema: add a step to `STEPS` and one to `models.checkpoint.WEIGHT_STEPS`, and store a file of the old
 format in `tests/files/`.
@@ -19,7 +19,7 @@ Step = Callable[[Values], list[str]]
 """Edits a config in place, and returns one line for each change it made."""
 
 
-def renamed(old: str, new: str) -> Step:
+def rename_key(old: str, new: str) -> Step:
     """A step that moves the value of one key (`train.lr`) to another.
 
     Raises:
@@ -42,7 +42,7 @@ def renamed(old: str, new: str) -> Step:
 
 
 class UnknownFormatError(ValueError):
-    """A newer version of this package wrote a file."""
+    """This version cannot read the format of a file."""
 
 
 STEPS: tuple[Step, ...] = ()
@@ -58,9 +58,14 @@ def require_known_format(number: Any, *, source: str) -> None:
     """Checks that this version can read a format.
 
     Raises:
-        UnknownFormatError: a newer version wrote the file.
+        UnknownFormatError: a newer version wrote the file, or the number is none.
     """
-    if not isinstance(number, int) or not 1 <= number <= current_format():
+    if not isinstance(number, int) or number < 1:
+        raise UnknownFormatError(
+            f"{source}: has format {str(number)[:40]!r}, expected a whole number; the file is damaged, or "
+            "upsnet did not write it: export it again"
+        )
+    if number > current_format():
         raise UnknownFormatError(
             f"{source}: has format {number}, expected 1 to {current_format()}; a newer upsnet wrote it: "
             "pip install --upgrade upsnet"
@@ -68,14 +73,14 @@ def require_known_format(number: Any, *, source: str) -> None:
 
 
 def migrate_config(values: Values, file_format: int) -> tuple[Values, list[str]]:
-    """Applies the steps from a format to today's.
+    """Applies the steps from an older format to the current one.
 
     Args:
         values: the config; it is not changed.
         file_format: its format number, 1 to `current_format()`.
 
     Returns:
-        The config of today's format, and one line for each change.
+        The config of the current format, and one line for each change.
     """
     values, changes = copy.deepcopy(values), []
     for step in STEPS[file_format - 1 :]:

@@ -37,7 +37,8 @@ def check_split(root: Path, split: str, tell: Tell, warn: Tell) -> bool:
     Args:
         root: folder of leftImg8bit and gtFine.
         split: train, val or test.
-        tell: receives each line of information; warn: each warning.
+        tell: called with each line of information.
+        warn: called with each warning.
 
     Returns:
         Whether the split is installed.
@@ -56,17 +57,17 @@ def check_split(root: Path, split: str, tell: Tell, warn: Tell) -> bool:
         {cityscapes.image_id(path) for path in paths(root, split)} if installed else set()
         for paths, installed in ((cityscapes.list_pictures, has_pictures), (cityscapes.list_truth, has_truth))
     )
-    tell(f"{split}: {len(pictures)} pictures, {len(truth)} with truth")
-    for count, what in ((len(pictures), "pictures"), (len(truth), "instanceIds files")):
+    tell(f"{split}: {len(pictures)} images, {len(truth)} with ground truth")
+    for count, what in ((len(pictures), "images"), (len(truth), "instanceIds files")):
         if count != cityscapes.SPLIT_SIZES[split]:
-            warn(f"{split} has {count} {what}, the whole data set {cityscapes.SPLIT_SIZES[split]}: a partial copy")
-    for names, text in ((truth - pictures, "no picture of"), (pictures - truth, "no instanceIds of")):
+            warn(f"{split} has {count} {what}, expected {cityscapes.SPLIT_SIZES[split]}: the copy is incomplete")
+    for names, text in ((truth - pictures, "no image for"), (pictures - truth, "no instanceIds file for")):
         if names:
             warn(f"{split}: {text} {', '.join(sorted(names)[:5])} ({len(names)} in all)")
     for folder in folders:
         odd = sorted(path for path in folder.glob("*/*.png") if not NAME.fullmatch(path.name))
         if odd:
-            warn(f"{odd[0]}: not a name of Cityscapes, left aside ({len(odd)} such files in {folder})")
+            warn(f"{odd[0]}: not a name of Cityscapes, ignored ({len(odd)} such files in {folder})")
     return True
 
 

@@ -23,13 +23,14 @@ def check_split(root: Path, split: str, tell: Tell, warn: Tell) -> list[str]:
     Args:
         root: folder of train2017, val2017 and annotations.
         split: train2017 or val2017.
-        tell: receives each line of information; warn: each warning.
+        tell: called with each line of information.
+        warn: called with each warning.
 
     Returns:
         One line for each file that is missing or has another size.
 
     Raises:
-        FileNotFoundError, ValueError: a folder or the JSON is missing, or the categories are others.
+        FileNotFoundError, ValueError: a folder or the JSON is missing, or the categories differ from those of COCO.
     """
     path = root / "annotations" / f"panoptic_{split}.json"
     for needed, archive in (
@@ -44,7 +45,7 @@ def check_split(root: Path, split: str, tell: Tell, warn: Tell) -> list[str]:
     tell(f"{split}: {len(truth.images)} images, {len(truth.annotations)} annotations")
     for count, what in ((len(truth.images), "images"), (len(truth.annotations), "annotations")):
         if count != SPLIT_SIZES[split]:
-            warn(f"{path} has {count} {what}, the whole data set {SPLIT_SIZES[split]:,}: a partial copy")
+            warn(f"{path} has {count} {what}, expected {SPLIT_SIZES[split]:,}: the copy is incomplete")
     problems = []
     for image_id, annotation in tqdm(truth.annotations.items(), desc=split):
         image = truth.images[image_id]
@@ -59,7 +60,7 @@ def check_split(root: Path, split: str, tell: Tell, warn: Tell) -> list[str]:
 
 
 def _size(path: Path) -> tuple[int, int] | None:
-    """(H, W) from the head of a picture's file; None where there is none."""
+    """(H, W) from the header of an image file; None if it is missing or unreadable."""
     try:
         with Image.open(path) as image:
             return image.height, image.width

@@ -247,7 +247,7 @@ def convert_nuclei(archive_path: Path, output: Path) -> None:
         output: folder of the data set.
 
     Raises:
-        ValueError: no such zip file, or one that lacks images.
+        ValueError: no such zip file, or images or masks are missing or of another size.
     """
     if not zipfile.is_zipfile(archive_path):
         raise ValueError(f"{archive_path}: no such zip file, expected the competition's stage1_train.zip")
@@ -260,13 +260,14 @@ def convert_nuclei(archive_path: Path, output: Path) -> None:
         missing = [name for name in wanted if not members[name, "images"] or not members[name, "masks"]]
         if missing:
             raise ValueError(
-                f"{archive_path}: lacks {len(missing)} of {len(wanted)} images or masks, the first is {missing[0]}"
+                f"{archive_path}: lacks {len(missing)} of {len(wanted)} images or masks, the first is {missing[0]}; "
+                "expected the complete stage1_train.zip"
             )
         for split, names in NAMES.items():
-            write_samples(samples(archive, members, names, split), CATEGORIES, output, split)
+            write_samples(read_samples(archive, members, names, split), CATEGORIES, output, split)
 
 
-def samples(
+def read_samples(
     archive: zipfile.ZipFile, members: dict[tuple[str, str], list[str]], names: list[str], split: str
 ) -> Iterator[Sample]:
     """The images of one split, in order."""

@@ -102,12 +102,12 @@ def pack_predictions(
     """Writes a zip file with a COCO-panoptic JSON and the folder of its PNGs, both named like the archive.
 
     Args:
-        predictions: folder with a STEM.png and a STEM.json for each picture; what belongs to others is left aside.
+        predictions: folder with a STEM.png and a STEM.json for each picture; files of other images are ignored.
         images: every picture of the test set, by the server's image id.
         categories: the classes that the server knows; their ids are written.
         archive: the zip file to write.
-        labels: another one, for semantic segmentation: STEM.png in 8 bits with each pixel's category id (up to 255),
-            0 where there is none.
+        labels: second zip file, for semantic segmentation: STEM.png in 8 bits with the category id of each pixel (up to
+            255), 0 where there is none.
         progress: show a bar.
 
     Raises:
@@ -134,7 +134,7 @@ def pack_predictions(
 
 
 def _zip_file(stack: ExitStack, path: Path) -> zipfile.ZipFile:
-    """Renamed onto `path` when the stack ends well; PNGs are compressed already."""
+    """Opens a zip file that replaces `path` when the stack exits without an error; PNGs are compressed already."""
     return zipfile.ZipFile(stack.enter_context(atomic_path(path)), "w", zipfile.ZIP_STORED)
 
 
@@ -164,7 +164,7 @@ def _read(png: Path, image: ImageFile, categories: CategorySet) -> tuple[npt.NDA
         names = [str(row["category_name"]) for row in document["segments_info"]]
     except (KeyError, TypeError, ValueError):
         raise ValueError(
-            f"{path}: no segments_info with id, category_id, category_name, expected a file of `upsnet predict`"
+            f"{path}: segments_info lacks id, category_id or category_name; expected a file of `upsnet predict`"
         ) from None
     for segment, name in zip(segments, names, strict=True):
         channel = categories.channels.get(segment["category_id"])
@@ -176,7 +176,9 @@ def _read(png: Path, image: ImageFile, categories: CategorySet) -> tuple[npt.NDA
             )
     listed = [segment["id"] for segment in segments]
     if np.setdiff1d(ids, 0).tolist() != sorted(listed):
-        raise ValueError(f"{png}: its ids are not those of {path.name}, expected both of one prediction")
+        raise ValueError(
+            f"{png}: its segment ids differ from those in {path.name}; run `upsnet predict` on this image again"
+        )
     return ids, segments
 
 

@@ -70,7 +70,7 @@ class CocoPanoptic:
         return self.read(index)
 
     def read(self, index: int, reduction: int = 1) -> Sample:
-        """One image; a JPEG at a part of its size, as `files.read_image` says, its segment map always whole.
+        """One image; a JPEG at a part of its size, as `io.images.read_image` says, its segment map always whole.
 
         Raises:
             FileNotFoundError, ValueError: the picture or the PNG cannot be read, or they contradict each other or the

@@ -20,7 +20,7 @@ from torchvision.transforms.v2 import functional as tv
 from upsnet.structures import Sample
 
 REDUCTIONS = (8, 4, 2)
-"""Factors by which a JPEG can be read smaller (`files.read_image`)."""
+"""Factors by which a JPEG can be read smaller (`io.images.read_image`)."""
 WARP_COST = 4
 """Pixels that `cv2.resize` makes while `cv2.warpAffine` makes one."""
 

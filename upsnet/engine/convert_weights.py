@@ -1,4 +1,4 @@
-"""Weights of other programs -> a checkpoint of this project."""
+"""Converts weights of other programs into a checkpoint."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def convert_weights(source: Path, config: Config, target: Path) -> list[str]:
         target: checkpoint to write.
 
     Returns:
-        What was loaded and what stays random, one fact a line.
+        One line for each group of parameters that was loaded, or that stays random.
 
     Raises:
         OSError, ValueError: a file is missing or cannot be used.

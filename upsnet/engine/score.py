@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,48 +31,55 @@ from upsnet.report.collector import ReportCollector
 from upsnet.report.page import Identity, digest, write_report
 
 
-def score_checkpoint(
-    path: Path,
-    output: Path | None = None,
+def evaluate_checkpoint(
+    path: Path | str,
+    output: Path | str | None = None,
     *,
     config: str | Path | None = None,
     overrides: Sequence[str] = (),
     boundary: bool = False,
     report_images: int | None = None,
 ) -> dict[str, Any] | None:
-    """Scores a checkpoint on the validation data of its config. Under `torchrun` every process calls it.
+    """Scores a checkpoint on the validation data of its config.
+
+    It runs on the GPU if there is one. Under `torchrun` every process calls it.
 
     Args:
         path: `model.pt` or `last.pt` of a run.
         output: folder for the results; None writes nothing.
         config: take `data` and `evaluate` from this config instead of the checkpoint's own.
         overrides: `key=value` changes to the config.
-        boundary: also find Boundary PQ.
-        report_images: also write a report with so many of the worst and of the best images; None: no report.
+        boundary: also compute Boundary PQ.
+        report_images: write a report that shows so many of the worst and of the best images; None: no report.
 
     Returns:
-        The contents of `metrics.json` in the first process, None in the others.
+        The contents of `metrics.json` in the first process, None in the others. `["panoptic"]["All"]["pq"]` is PQ in
+        percent; `["semantic"]` and `["instance"]` hold mIoU and AP. A section that does not apply is None.
 
     Raises:
         OSError, ValueError: a file is missing, or something does not fit; one line says what to change.
     """
+    path, output = Path(path), _path(output)
     checkpoint = load_checkpoint(path)
-    own = parse_config(checkpoint.config.dump(), overrides, source=str(path))
+    run = parse_config(checkpoint.config.dump(), overrides, source=str(path))
     if config is not None:
         other = load_config(config, overrides)
-        own = own.model_copy(update={"data": other.data, "evaluate": other.evaluate})
-    is_panoptic = own.model.heads == "both"
+        run = run.model_copy(update={"data": other.data, "evaluate": other.evaluate})
+    is_panoptic = run.model.heads == "both"
     if report_images is not None and not is_panoptic:
-        raise ValueError(f"--report: the model has model.heads={own.model.heads}, expected both: only PQ is reported")
-    dataset = open_dataset(own.data.val, checkpoint.categories)
+        raise ValueError(
+            f"--report: model.heads is {run.model.heads}, expected both, because the report shows PQ; "
+            "evaluate without --report"
+        )
+    dataset = open_dataset(run.data.val, checkpoint.categories)
     report = None if report_images is None else ReportCollector(dataset.categories, report_images)
     with distributed.process_group() as device:
-        model = replace(checkpoint, config=own).build()
+        model = replace(checkpoint, config=run).build()
         model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         metrics = evaluate(
             model,
             dataset,
-            own,
+            run,
             device,
             predictions=output / "predictions" / "panoptic.json" if output and is_panoptic else None,
             boundary=boundary,
@@ -81,23 +88,23 @@ def score_checkpoint(
         )
         if distributed.rank() != 0:
             return None
-        _write(metrics, output, report, partial(_identity_of_checkpoint, path, own, device))
+        _write_results(metrics, output, report, partial(_identity_of_checkpoint, path, run, device))
         return metrics
 
 
-def score_predictions(
-    truth: Path,
-    predictions: Path,
-    output: Path | None = None,
+def evaluate_predictions(
+    truth: Path | str,
+    predictions: Path | str,
+    output: Path | str | None = None,
     *,
-    truth_dir: Path | None = None,
-    predictions_dir: Path | None = None,
-    instances: Path | None = None,
+    truth_dir: Path | str | None = None,
+    predictions_dir: Path | str | None = None,
+    instances: Path | str | None = None,
     strict: bool = False,
     workers: int | None = None,
     boundary: bool = False,
     report_images: int | None = None,
-    image_dir: Path | None = None,
+    image_dir: Path | str | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
     """Scores COCO-panoptic prediction files against the ground truth.
 
@@ -108,27 +115,28 @@ def score_predictions(
         instances: COCO instance JSON for AP; by default the things of the panoptic ground truth.
         strict: raise an error at the first contradiction in the files.
         workers: processes that read files; by default one per core.
-        boundary: also find Boundary PQ.
-        report_images: also write a report with so many of the worst and of the best images; None: no report.
+        boundary: also compute Boundary PQ.
+        report_images: write a report that shows so many of the worst and of the best images; None: no report.
         image_dir: folder of the images for the report.
 
     Returns:
-        The contents of `metrics.json`, and one line for each contradiction in the files.
+        The contents of `metrics.json` (percent), and one line for each contradiction in the files.
 
     Raises:
         OSError, ValueError: a file is missing or unusable; one line says what to change.
     """
+    truth, predictions, output = Path(truth), Path(predictions), _path(output)
     scores = score_files(
         truth,
         predictions,
-        truth_dir,
-        predictions_dir,
-        instances=instances,
+        _path(truth_dir),
+        _path(predictions_dir),
+        instances=_path(instances),
         boundary=boundary,
         strict=strict,
         workers=workers,
         report=None if report_images is None else partial(ReportCollector, num_pictures=report_images),
-        image_dir=image_dir,
+        image_dir=_path(image_dir),
     )
     metrics = scores.metrics()
     if output is not None:
@@ -136,23 +144,31 @@ def score_predictions(
         if scores.problems:
             with atomic_path(output / "problems.txt") as path:
                 path.write_text("".join(f"{line}\n" for line in scores.problems), errors="replace")
-    _write(metrics, output, scores.report, partial(_identity_of_files, truth, predictions, len(scores.problems)))
+    _write_results(
+        metrics, output, scores.report, partial(_identity_of_files, truth, predictions, len(scores.problems))
+    )
     return metrics, scores.problems
 
 
-def _write(metrics: dict[str, Any], output: Path | None, report: ReportCollector | None, identity: Any) -> None:
+def _path(path: Path | str | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+def _write_results(
+    metrics: dict[str, Any], output: Path | None, report: ReportCollector | None, make_identity: Callable[[], Identity]
+) -> None:
     if output is None:
         return
     write_json(output / "metrics.json", metrics)
     if report is not None:
-        write_report(output / "report.html", report, metrics, identity())
+        write_report(output / "report.html", report, metrics, make_identity())
 
 
 def _identity_of_files(truth: Path, predictions: Path, problems: int) -> Identity:
     facts = [
-        ("Truth", str(truth)),
+        ("Ground truth", str(truth)),
         ("Predictions", str(predictions)),
-        ("SHA-256 of the two", f"{digest(truth)}, {digest(predictions)}"),
+        ("SHA-256 of ground truth and predictions", f"{digest(truth)}, {digest(predictions)}"),
         ("Contradictions in the files", str(problems)),
     ]
     return Identity("/".join(predictions.absolute().parts[-2:]), facts)

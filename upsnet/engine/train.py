@@ -38,7 +38,7 @@ from upsnet.engine.resume import (
 )
 from upsnet.engine.signals import StopRequestedError, StopSignals
 from upsnet.io.files import atomic_path, write_json
-from upsnet.io.images import write_picture
+from upsnet.io.images import write_image
 from upsnet.models.build import build_model
 from upsnet.models.checkpoint import Checkpoint, TrainingState, load_weights, save_checkpoint
 from upsnet.models.compiled import compile_loss
@@ -52,48 +52,53 @@ class TrainingResult(NamedTuple):
     """How a run ended.
 
     Attributes:
-        metrics: of the last evaluation; None if the run was stopped.
-        stopped: number of the signal that stopped it, 0 if none did.
+        metrics: the contents of `metrics.json` (percent) for the last evaluation; None if a signal stopped the run.
+        stop_signal: number of the signal that stopped the run, 0 if none did.
     """
 
     metrics: dict[str, Any] | None
-    stopped: int
+    stop_signal: int
 
 
 def train(
     config: Config,
-    output: Path,
+    output: Path | str,
     *,
     resume: bool = False,
-    init: Path | None = None,
+    init: Path | str | None = None,
     profile: bool = False,
     config_name: str = "CONFIG",
     tell: Callable[[str], None] = lambda line: None,
     warn: Callable[[str], None] = lambda line: None,
 ) -> TrainingResult:
-    """Trains a model: `upsnet train` as a function.
+    """Trains a model, and writes checkpoints, metrics and logs into `output`: `upsnet train` as a function.
 
-    Under `torchrun` every process calls it. The first process checks a sample of the data before the first step.
+    It trains on the GPU if there is one. Under `torchrun` every process calls it, and each has its own GPU. The first
+    process checks a sample of the data before the first step.
 
     Args:
         config: the run.
-        output: folder of the run; all processes must see the same.
+        output: folder of the run, the same for all processes.
         resume: continue from the newest checkpoint in the folder, or begin if there is none. Always on under
             `torchrun --max-restarts`.
         init: file of weights to begin with, of any kind that `models.pretrained.weights.read_weights` knows.
         profile: write `profile.json.gz`, a trace of a few steps.
         config_name: path or name of the config, for messages that suggest a command.
-        tell: receives each line of information, in the first process only.
-        warn: receives each warning about the data, in the first process only.
+        tell: called with each line of information, in the first process only.
+        warn: called with each warning about the data, in the first process only.
+
+    Returns:
+        How the run ended, in every process.
 
     Raises:
-        OSError, ValueError: a file is missing, or something does not fit; one line says what to change.
+        OSError, ValueError: a file is missing, or config, checkpoint and data do not match. One line says what to do.
         FloatingPointError: a loss or a gradient is not finite.
         MemoryError: a step does not fit into the memory of the GPU.
     """
     with distributed.process_group() as device:
         resume = resume or distributed.restarts_by_itself()
-        trainer = Trainer(config, output, device, resume=resume, init=init, profile=profile)
+        start = None if init is None else Path(init)
+        trainer = Trainer(config, Path(output), device, resume=resume, init=start, profile=profile)
         if trainer.is_main:
             for line in [*(trainer.report.lines() if trainer.report else []), *trainer.notes]:
                 tell(line)
@@ -114,7 +119,7 @@ class Trainer:
         output: its folder; all processes must see the same.
         device: of this process.
         resume: go on from the newest checkpoint in the folder; where there is none, begin.
-        init: file of weights to begin with, of any kind that `models.weights.read_weights` knows.
+        init: file of weights to begin with, of any kind that `models.pretrained.weights.read_weights` knows.
         profile: write `profile.json.gz`, a trace of a few steps.
 
     Attributes:
@@ -305,7 +310,7 @@ class Trainer:
                 save_checkpoint(self.output / "model.pt", self._checkpoint(metrics))
                 write_json(self.output / "metrics.json", {**metrics, "iteration": self.iteration})
                 if panel is not None:
-                    write_picture(self.output / "comparison.jpg", panel)
+                    write_image(self.output / "comparison.jpg", panel)
         self.evaluation_due = False
         self._save()
         return metrics

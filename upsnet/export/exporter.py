@@ -1,4 +1,4 @@
-"""Exports a trained model for use elsewhere; `exported.py` loads what was exported."""
+"""Exports a trained model for use elsewhere; `exported_model.py` loads the files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def export_checkpoint(source: Path, target: Path) -> None:
+def export_checkpoint(source: Path | str, target: Path | str) -> None:
     """Writes weights, config, categories and metrics into one file, after checking that they make a model.
 
     Args:
@@ -42,14 +42,14 @@ def export_checkpoint(source: Path, target: Path) -> None:
     Raises:
         FileNotFoundError, ValueError: no such file, not a checkpoint, or weights that do not fit its config.
     """
-    checkpoint = load_checkpoint(source)
+    checkpoint = load_checkpoint(Path(source))
     checkpoint.build()
-    save_checkpoint(target, replace(checkpoint, training=None))
+    save_checkpoint(Path(target), replace(checkpoint, training=None))
 
 
 def export_graph(
-    source: Path,
-    target: Path,
+    source: Path | str,
+    target: Path | str,
     *,
     size: tuple[int, int] | None = None,
     batch_size: int = 1,
@@ -76,6 +76,7 @@ def export_graph(
         FileNotFoundError, ValueError: no such checkpoint, a request that the format cannot serve, or a graph that
             disagrees with its model on more than `MAX_DISAGREEMENT` of the pixels.
     """
+    source, target = Path(source), Path(target)
     checkpoint = load_checkpoint(source)
     if checkpoint.config.model.heads != "both":
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Predictions for image files and videos, written beside their overlays."""
+"""Predicts image files and videos, and writes the id PNG, JSON and overlay of each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tqdm import tqdm
 from upsnet.inference.drawing import overlay
 from upsnet.inference.predictor import PanopticPredictor
 from upsnet.io.files import atomic_path, write_json
-from upsnet.io.images import read_image, write_picture
+from upsnet.io.images import read_image, write_image
 from upsnet.io.panoptic_png import write_panoptic_png
 from upsnet.io.predictions import prediction_rows
 from upsnet.structures import PanopticPrediction
@@ -26,7 +26,7 @@ def predict_images(predictor: PanopticPredictor, images: list[Path], output: Pat
 
     Args:
         predictor: the model.
-        images: files of different stems.
+        images: image files; no two may have the same stem.
         output: folder for STEM.png, STEM.json and STEM_overlay.jpg of each.
 
     Returns:
@@ -41,7 +41,7 @@ def predict_images(predictor: PanopticPredictor, images: list[Path], output: Pat
             continue
         prediction = predictor(image)
         write_prediction(prediction, output / f"{path.stem}.png", path.name)
-        write_picture(output / f"{path.stem}_overlay.jpg", overlay(image, prediction, predictor.categories))
+        write_image(output / f"{path.stem}_overlay.jpg", overlay(image, prediction, predictor.categories))
     return failures
 
 
@@ -51,7 +51,7 @@ def predict_video(predictor: PanopticPredictor, path: Path, output: Path) -> Non
     Args:
         predictor: the model.
         path: the video.
-        output: folder for STEM_overlay.mp4, and for the PNG and JSON of each frame in the folder STEM.
+        output: folder for STEM_overlay.mp4, and for the PNG and JSON of each frame (STEM/000000.png).
 
     Raises:
         ValueError: OpenCV cannot read the video, or cannot write one.
@@ -74,7 +74,9 @@ def predict_video(predictor: PanopticPredictor, path: Path, output: Path) -> Non
             writer.write(overlay(frame, prediction, predictor.categories)[..., ::-1])
             count += 1
         if writer is None:
-            raise ValueError(f"{path}: no frame could be read, expected a video that OpenCV decodes")
+            raise ValueError(
+                f"{path}: no frame could be read, expected a video that OpenCV decodes; convert it to .mp4"
+            )
         writer.release()
 
 
@@ -88,7 +90,7 @@ def _frames(capture: cv2.VideoCapture) -> Iterator[npt.NDArray[np.uint8]]:
 
 
 def write_prediction(prediction: PanopticPrediction, png: Path, source: str) -> None:
-    """Writes the id PNG and, beside it, the segments as JSON."""
+    """Writes the segment ids as an RGB PNG (R + 256 G + 65536 B), and the segments as JSON beside it."""
     write_panoptic_png(png, prediction.segment_ids)
     height, width = prediction.segment_ids.shape
     write_json(

@@ -63,10 +63,10 @@ def exif_orientation(image: Image.Image) -> int:
     return int(value) if value in range(1, 9) else 1
 
 
-def write_picture(path: Path, picture: npt.NDArray[np.uint8]) -> None:
+def write_image(path: Path, image: npt.NDArray[np.uint8]) -> None:
     """Writes uint8 RGB [H, W, 3] in the format of the suffix, atomically."""
     with atomic_path(path) as temporary:
-        Image.fromarray(picture).save(temporary, quality=92)
+        Image.fromarray(image).save(temporary, quality=92)
 
 
 def save_upright(source: Path, target: Path) -> None:
@@ -78,22 +78,24 @@ def save_upright(source: Path, target: Path) -> None:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The images of a folder, sorted by name; hidden files are skipped.
+    """Lists the image files of a folder, sorted by name. Hidden files are skipped.
 
     Raises:
         FileNotFoundError, ValueError: no such folder, no image in it, or two names that differ only in the suffix.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder of images")
+        raise FileNotFoundError(f"{folder}: no such folder, expected a folder of images")
     images = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
     if not images:
-        raise FileNotFoundError(f"{folder}: no image, expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}")
+        raise FileNotFoundError(
+            f"{folder}: contains no image, expected files that end in {', '.join(sorted(IMAGE_SUFFIXES))}"
+        )
     require_own_stems((str(p), p.name) for p in images)
     return images
 
 
 def require_own_stems(names: Iterable[tuple[str, str]]) -> None:
-    """Checks that no two pictures would share an id PNG.
+    """Checks that every image gets its own id PNG: no two names may differ only in suffix or case.
 
     Args:
         names: what to call each picture in an error, and its name in the data set.
@@ -105,5 +107,8 @@ def require_own_stems(names: Iterable[tuple[str, str]]) -> None:
     for shown, name in names:
         stem = str(PurePosixPath(name).with_suffix("")).lower()  # some file systems do not tell A from a
         if stem in seen:
-            raise ValueError(f"{shown}: has the name of {seen[stem]}, expected names of their own; rename one")
+            raise ValueError(
+                f"{shown}: has the name of {seen[stem]} but for suffix or case, "
+                "expected different names; rename one file"
+            )
         seen[stem] = shown

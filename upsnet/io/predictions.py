@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from upsnet.categories import CategorySet
 from upsnet.io.files import write_json
-from upsnet.io.images import write_picture
+from upsnet.io.images import write_image
 from upsnet.io.panoptic_png import write_panoptic_png
 from upsnet.ops.id_maps import segment_geometry
 from upsnet.structures import PanopticOutput, PanopticPrediction, Sample, Segment
@@ -137,7 +137,7 @@ def write_samples(samples: Iterable[Sample], categories: CategorySet, root: Path
     """Writes samples as a data set in COCO panoptic layout: `root/split/*.png` and `root/annotations/`."""
     writer = PanopticWriter(root / "annotations" / f"panoptic_{split}.json", categories)
     for sample in samples:
-        write_picture(root / split / sample.file_name, sample.image)
+        write_image(root / split / sample.file_name, sample.image)
         rows = truth_rows(sample.segment_map, sample.classes, sample.is_crowd, categories)
         writer.add(sample.image_id, sample.file_name, sample.segment_map, rows)
     writer.close()

@@ -42,18 +42,34 @@ class ImagePair:
 
 
 class ImageReport(Protocol):
-    """What takes each scored image, beside the metrics: `report.collector.ReportCollector`."""
+    """Receives every scored image, in addition to the metrics. `report.collector.ReportCollector` implements it."""
 
     def describe(self, file_name: str, found: Matching, scores: npt.NDArray[np.floating] | None, /) -> Any:
-        """Summarises a matched image; called in worker processes."""
+        """Summarises a matched image; called in worker processes.
+
+        Args:
+            file_name: of the image.
+            found: its matching.
+            scores: [m], of the predicted segments, 0..1, NaN where there is none; or None.
+
+        Returns:
+            A summary that can be pickled.
+        """
         ...
 
     def add(self, key: Any, row: Any, /) -> None:
-        """Takes the summary of an image; called in the main process."""
+        """Takes the summary `row` of the image with the id `key`; called in the main process."""
         ...
 
     def illustrate(self, read: Callable[[Any], ImagePair], /) -> list[str]:
-        """Draws some images, whose maps `read` gives; returns one line for each fault."""
+        """Draws the images that the report shows.
+
+        Args:
+            read: returns the maps of an image id.
+
+        Returns:
+            One line for each image file that cannot be read.
+        """
         ...
 
 

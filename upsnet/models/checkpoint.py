@@ -1,7 +1,7 @@
-"""Checkpoints: one file with weights, resolved config and categories, written whole and loaded without pickle.
+"""Saves and loads checkpoints: one file with weights, config and categories.
 
-A checkpoint carries a format number. `load_checkpoint` reads every format up to today's: `config.migrate` renames what
-changed in the config, `WEIGHT_STEPS` what changed in the weights.
+Files are written atomically, and loading one runs no code. A checkpoint carries a format number. `load_checkpoint`
+reads every format up to the current one: `config.migrate` updates the config, and `WEIGHT_STEPS` updates the weights.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ WEIGHT_STEPS: tuple[Callable[[Weights], Weights], ...] = ()
 
 
 class TrainingState(TypedDict):
-    """All that a run needs, beside its weights, to go on as if nothing had happened.
+    """What a run needs, besides its weights, to resume with the same results.
 
-    The order of the images, augmentation and sampling are functions of (seed, epoch, image), hence of the iteration: no
-    generator has a state worth keeping. bf16 needs no gradient scaler. The schedule is a function of the iteration.
+    The order of the images, augmentation and sampling are functions of (seed, epoch, image), hence of the iteration, so
+    no generator state is stored. bf16 needs no gradient scaler. The schedule is a function of the iteration.
 
     Attributes:
         optimizer: its state dict.
         iteration: updates made.
         best, best_iteration: the best evaluation so far, -1 and 0 before the first.
-        evaluation_due: the evaluation of `iteration` has not been made, or did not come to its end.
+        evaluation_due: the evaluation of `iteration` is not finished.
         interval: `Interval.rows` since the last row of `metrics.jsonl`.
         data: `resume.describe_data` of the training and the validation set.
         world_size: number of processes.
@@ -83,7 +83,7 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Writes a checkpoint atomically, and returns when it will outlast a power cut.
+    """Writes a checkpoint atomically, and returns after it is synced to the disk.
 
     Raises:
         OSError: it cannot be written; an older file of this name is as it was.
@@ -110,8 +110,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         FileNotFoundError, ValueError: no such file, or not a checkpoint of this project.
     """
+    if path.suffix in (".pt2", ".onnx"):
+        raise ValueError(f"{path}: an exported graph, expected a checkpoint (model.pt or last.pt of a run)")
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such checkpoint")
+        raise FileNotFoundError(
+            f"{path}: no such checkpoint, expected model.pt or last.pt of a run, or an exported checkpoint"
+        )
     try:
         with zipfile.ZipFile(path) as archive:
             if (damaged := archive.testzip()) is not None:  # torch.load does not look at the checksums
