@@ -43,8 +43,9 @@ def test_a_wrong_key_or_value_is_one_line_with_the_remedy(override, parts):
 
 
 def test_a_model_that_nothing_can_judge_is_refused():
-    with pytest.raises(ValueError, match=r"a.yaml: model.heads=instance .* evaluate.instance=true"):
-        parse_config(TINY, ["model.heads=instance", "evaluate.instance=false"], source="a.yaml")
+    for setting in ("false", "last"):
+        with pytest.raises(ValueError, match=r"a.yaml: model.heads=instance .* evaluate.instance=true"):
+            parse_config(TINY, ["model.heads=instance", f"evaluate.instance={setting}"], source="a.yaml")
 
 
 def test_a_missing_key_is_named():

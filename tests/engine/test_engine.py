@@ -128,6 +128,19 @@ def test_four_images_can_be_learnt_by_heart(make_config, tmp_path):
     assert metrics["panoptic"]["All"]["pq"] > 90
 
 
+def test_ap_may_be_measured_in_the_last_evaluation_only(make_config, tmp_path):
+    config = make_config("evaluate.instance=last", "train.iterations=4", "train.evaluate_every=2", "evaluate.panels=0")
+    metrics = Trainer(config, tmp_path, CPU).run()
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    evaluated = [row for row in rows if "pq" in row]
+    assert [row["iteration"] for row in evaluated] == [2, 4]
+    assert ["ap" in row for row in evaluated] == [False, True]
+    assert metrics["instance"] is not None
+    checkpoint = load_checkpoint(tmp_path / "last.pt")
+    again = evaluate(checkpoint.build(), open_dataset(config.data.val), config, CPU, progress=False)
+    assert again["instance"] is not None, "an evaluation on its own is the last one"
+
+
 def test_evaluation_of_one_checkpoint_is_the_same_at_any_batch_size(finished, make_config):
     checkpoint = load_checkpoint(finished / "model.pt")
     data = open_dataset(checkpoint.config.data.val, checkpoint.categories)

@@ -10,7 +10,7 @@ from pycocotools.cocoeval import COCOeval
 from upsnet.categories import IGNORE_LABEL
 from upsnet.data.shapes import CATEGORIES, Shapes
 from upsnet.data.targets import semantic_truth
-from upsnet.metrics.instance_ap import NAMES, ImageInstances, InstanceAP, mask_rows
+from upsnet.metrics.instance_ap import NAMES, ImageInstances, InstanceAP, encode_window, mask_rows
 from upsnet.metrics.semantic_iou import SemanticIoU
 
 
@@ -26,7 +26,7 @@ def test_miou_by_hand():
 
 def perfect(sample):
     things = np.flatnonzero((sample.classes >= 3) & ~sample.is_crowd)
-    masks = np.stack([sample.segment_map == t + 1 for t in things])
+    masks = [encode_window(sample.segment_map == t + 1, 0, 0, sample.size) for t in things]
     return np.linspace(0.9, 0.5, len(things)), sample.classes[things] - 2, masks
 
 
@@ -123,3 +123,17 @@ def test_masks_of_an_id_map_are_those_that_encoding_each_gives():
             assert row["segmentation"] == encoded
             assert (row["area"], row["bbox"]) == (mask.sum(), rle.toBbox(encoded).tolist())
         assert [row["category_id"] for row in found] == np.unique(ids).tolist()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_window_is_encoded_as_the_whole_image_is(seed):
+    rng = np.random.default_rng(seed)
+    size = (int(rng.integers(1, 40)), int(rng.integers(1, 40)))
+    for _ in range(40):
+        top, left = (int(rng.integers(0, side)) for side in size)
+        height, width = int(rng.integers(1, size[0] - top + 1)), int(rng.integers(1, size[1] - left + 1))
+        window = rng.random((height, width)) < rng.choice([0, 0.3, 0.9, 1])
+        whole = np.zeros(size, dtype=np.uint8, order="F")
+        whole[top : top + height, left : left + width] = window
+        assert encode_window(window, top, left, size) == rle.encode(whole)
+    assert encode_window(np.zeros((0, 0), dtype=bool), 0, 0, size) == rle.encode(np.zeros(size, np.uint8, order="F"))

@@ -162,8 +162,9 @@ class EvaluateConfig(Section):
     """How the model is judged."""
 
     batch_size: PositiveInt = 1
-    instance: bool = True
-    """Also COCO's instance AP (slower: it needs the second detection list)."""
+    instance: bool | Literal["last"] = True
+    """Also COCO's instance AP, which takes about half of an evaluation: it needs the second detection list. last: only
+    in the last evaluation of a training."""
     panels: Annotated[int, Field(ge=0)] = 4
     """Images shown in TensorBoard and written as overlays beside the truth."""
 
@@ -180,7 +181,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Config:
-        if self.model.heads == "instance" and not self.evaluate.instance:
+        if self.model.heads == "instance" and self.evaluate.instance is not True:
             raise ValueError("model.heads=instance can only be judged by AP: it needs evaluate.instance=true")
         return self
 

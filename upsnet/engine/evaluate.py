@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,12 +24,12 @@ from upsnet.inference.predictor import PanopticPredictor
 from upsnet.io.files import write_json
 from upsnet.io.predictions import PanopticWriter, prediction_rows, to_prediction
 from upsnet.metrics.image_pair import ImagePair
-from upsnet.metrics.instance_ap import InstanceAP
+from upsnet.metrics.instance_ap import InstanceAP, encode_window
 from upsnet.metrics.panoptic_quality import PanopticQuality, SegmentTable
 from upsnet.metrics.semantic_iou import SemanticIoU
 from upsnet.models.upsnet.model import UPSNet
 from upsnet.ops.boxes import scale_boxes
-from upsnet.ops.mask_paste import inside_boxes, paste_masks
+from upsnet.ops.mask_paste import paste_in_window
 from upsnet.report.collector import ReportCollector
 from upsnet.structures import Detections, PanopticBatch, PanopticOutput
 
@@ -61,7 +62,7 @@ class _Meters:
             if self.semantic is not None and output.semantic is not None:
                 self.semantic.update(semantic_truth(truth), output.semantic[row].cpu().numpy())
             if self.instance is not None and output.instances is not None:
-                found = _instance_masks(output.instances, row, batch.network_sizes[row], truth.size)
+                found = _instances(output.instances, row, batch.network_sizes[row], truth.size)
                 self.instance.update(truth, *found)
 
     def merge(self) -> None:
@@ -99,17 +100,19 @@ def _picture(batch: PanopticBatch, row: int) -> np.ndarray:
     return batch.images[row, :, :height, :width].round().byte().permute(1, 2, 0).contiguous().numpy()
 
 
-def _instance_masks(
+def _instances(
     found: Detections, row: int, network_size: tuple[int, int], size: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scores [n], labels [n] and masks bool [n, H, W] of one image's instance list at the image's own size."""
+) -> tuple[np.ndarray, np.ndarray, Iterator[dict[str, Any]]]:
+    """Scores [n], labels [n] and n run-length masks of one image's instance list, at the image's own size.
+
+    The masks are made one at a time, in the windows of their boxes: a stack of them would need n times the image.
+    """
     valid = found.valid[row]
-    boxes = scale_boxes(found.boxes[row, valid], network_size, size)
-    x, y = (torch.arange(n, device=boxes.device) + 0.5 for n in (size[1], size[0]))
-    pasted = inside_boxes(boxes, x, y) & (paste_masks(found.mask_logits[row, valid], boxes, x, y) > 0)
-    values = (found.scores[row, valid], found.labels[row, valid], pasted)
-    scores, labels, masks = (t.cpu().numpy() for t in values)
-    return scores, labels, masks
+    boxes = scale_boxes(found.boxes[row, valid], network_size, size).cpu()
+    logits = found.mask_logits[row, valid].cpu()
+    windows = (paste_in_window(*instance, size) for instance in zip(logits, boxes, strict=True))
+    masks = (encode_window(window.numpy(), top, left, size) for window, top, left in windows)
+    return found.scores[row, valid].cpu().numpy(), found.labels[row, valid].cpu().numpy(), masks
 
 
 def evaluate(
@@ -122,6 +125,7 @@ def evaluate(
     report: ReportCollector | None = None,
     boundary: bool = False,
     per_image: Path | None = None,
+    with_ap: bool | None = None,
     progress: bool = True,
     stop: StopSignals | None = None,
 ) -> dict[str, Any]:
@@ -136,6 +140,7 @@ def evaluate(
         report: takes every image; at the end it holds those of all processes.
         boundary: find Boundary PQ, too.
         per_image: JSON to write `PanopticQuality.per_image` to, where PQ applies.
+        with_ap: find AP; by default unless `evaluate.instance` is false.
         progress: show a bar, if there is a terminal.
         stop: looked at after every batch.
 
@@ -145,9 +150,8 @@ def evaluate(
     Raises:
         StopRequestedError: in all processes, if one was asked to stop.
     """
-    meters = _Meters.of(
-        config.model.heads, dataset.categories, with_instances=config.evaluate.instance, boundary=boundary
-    )
+    with_ap = config.evaluate.instance is not False if with_ap is None else with_ap
+    meters = _Meters.of(config.model.heads, dataset.categories, with_instances=with_ap, boundary=boundary)
     writer = PanopticWriter(predictions, dataset.categories) if predictions else None
     rank, world_size = distributed.rank(), distributed.world_size()
     loader = test_loader(dataset, config.data, batch_size=config.evaluate.batch_size, rank=rank, world_size=world_size)

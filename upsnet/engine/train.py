@@ -295,7 +295,9 @@ class Trainer:
     def _evaluate(self, log: RunLog, signals: StopSignals) -> dict[str, Any] | None:
         distributed.share_buffers(self.model)
         try:
-            metrics = evaluate(self.model, self.val_set, self.config, self.device, stop=signals)
+            metrics = evaluate(
+                self.model, self.val_set, self.config, self.device, stop=signals, with_ap=self._measures_ap()
+            )
         except StopRequestedError as error:
             self.stopped = error.number
             return None
@@ -314,6 +316,11 @@ class Trainer:
         self.evaluation_due = False
         self._save()
         return metrics
+
+    def _measures_ap(self) -> bool:
+        """Whether the evaluation of this iteration includes AP."""
+        setting = self.config.evaluate.instance
+        return self.iteration == self.config.train.iterations if setting == "last" else bool(setting)
 
     def _checkpoint(self, metrics: dict[str, Any] | None) -> Checkpoint:
         return Checkpoint(self.config, self.categories, self.model.state_dict(), metrics)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,13 +55,14 @@ class InstanceAP:
         truth: Sample,
         scores: npt.NDArray[np.floating],
         labels: npt.NDArray[np.integer],
-        masks: npt.NDArray[np.bool_],
+        masks: Iterable[dict[str, Any]],
     ) -> None:
         """Adds one image.
 
         Args:
             truth: its sample.
-            scores: [n], 0..1; labels: [n], 1..T; masks: [n, H, W].
+            scores: [n], 0..1; labels: [n], 1..T.
+            masks: n run-length masks, made one at a time, as `encode_window` makes them.
         """
         things = [
             {"id": row + 1, "category_id": self.categories[channel].id, "iscrowd": int(is_crowd)}
@@ -71,7 +73,7 @@ class InstanceAP:
             {
                 "category_id": self.categories[semantic_from_label(label, self.categories.num_stuff)].id,
                 "score": score,
-                "segmentation": rle.encode(np.asfortranarray(mask, dtype=np.uint8)),
+                "segmentation": mask,
             }
             for score, label, mask in zip(scores.tolist(), labels.tolist(), masks, strict=True)
         ]
@@ -113,6 +115,31 @@ class InstanceAP:
         evaluation.summarize()
         values = [100 * float(value) if value >= 0 else None for value in evaluation.stats[: len(NAMES)]]
         return dict(zip(NAMES, values, strict=True))
+
+
+def encode_window(window: npt.NDArray[np.bool_], top: int, left: int, size: tuple[int, int]) -> dict[str, Any]:
+    """COCO's run-length mask of an image in which only a window has pixels.
+
+    Args:
+        window: bool [h, w].
+        top, left: row and column of its first pixel in the image.
+        size: (H, W) of the image.
+
+    Returns:
+        `size` and compressed `counts`, as `pycocotools.mask.encode` gives for the whole image.
+    """
+    height = window.shape[0]
+    columns = np.zeros((window.shape[1], height + 2), dtype=np.int8)  # run-length masks go down the columns
+    columns[:, 1 : height + 1] = window.T
+    column, row = np.diff(columns, axis=1).nonzero()  # where runs start and end, in turn
+    edges = (left + column) * size[0] + top + row
+    # A run that ends at the foot of a column and one that starts at the head of the next are one run.
+    joined = np.flatnonzero(edges[1:-1:2] == edges[2::2])
+    edges = np.delete(edges, np.concatenate([2 * joined + 1, 2 * joined + 2]))
+    lengths = np.diff(edges, prepend=0, append=size[0] * size[1])
+    counts = lengths[: len(lengths) - (lengths[-1] == 0)].tolist()
+    encoded: dict[str, Any] = rle.frPyObjects({"size": list(size), "counts": counts}, *size)
+    return encoded
 
 
 def mask_rows(ids: npt.NDArray[np.int32], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

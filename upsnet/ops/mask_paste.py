@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -48,3 +50,24 @@ def inside_boxes(boxes: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """bool [..., H, W]: the pixel centre lies in the box [..., 4], low edges included, high edges not."""
     x1, y1, x2, y2 = boxes[..., None].unbind(-2)
     return ((y >= y1) & (y < y2))[..., :, None] & ((x >= x1) & (x < x2))[..., None, :]
+
+
+def paste_in_window(mask_logits: Tensor, box: Tensor, size: tuple[int, int]) -> tuple[Tensor, int, int]:
+    """The mask of one instance in the window of its box, so that the work does not depend on the size of the image.
+
+    Args:
+        mask_logits: float32 [M, M].
+        box: float32 [4], XYXY in pixels of the image.
+        size: (H, W) of the image.
+
+    Returns:
+        bool [h, w], and row and column of its first pixel in the image; h = w = 0 if no pixel centre lies in the box.
+    """
+    x1, y1, x2, y2 = box.tolist()
+    # A pixel centre c + 1/2 lies in the box if low <= c + 1/2 < high.
+    left, top = (max(0, math.ceil(low - 0.5)) for low in (x1, y1))
+    right, bottom = (min(limit, math.ceil(high - 0.5)) for high, limit in ((x2, size[1]), (y2, size[0])))
+    if right <= left or bottom <= top:
+        return torch.zeros(0, 0, dtype=torch.bool), 0, 0
+    x, y = (torch.arange(low, high, device=box.device) + 0.5 for low, high in ((left, right), (top, bottom)))
+    return paste_masks(mask_logits, box, x, y) > 0, top, left
