@@ -353,5 +353,5 @@ def test_options_of_a_graph_need_its_format(lively_checkpoint, run_tool, tmp_pat
     for options in (["--output", tmp_path / "m.onnx"], ["--output", tmp_path / "m.pt", "--precision", "bf16"]):
         code, _, err = run_tool("export", "--checkpoint", lively_checkpoint, *options)
         assert code == 2
-        assert "expected --format pt2 or onnx" in err
+        assert "need --format pt2 or --format onnx" in err
     assert not list(tmp_path.iterdir())

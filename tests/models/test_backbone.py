@@ -4,7 +4,7 @@ import torchvision
 from torch import nn
 
 from upsnet.models.backbone import ResNet
-from upsnet.models.layers import FrozenBatchNorm2d, conv_norm, conv_norm_relu
+from upsnet.models.layers import Conv2d, DeformableConv, FrozenBatchNorm2d
 from upsnet.models.pretrained.weights import load_backbone_weights
 from upsnet.models.upsnet.fpn import FPN
 
@@ -153,7 +153,7 @@ def test_checkpointing_refuses_batch_statistics(make_config):
 def test_a_frozen_norm_is_the_same_inside_the_convolution(size):
     """Inside it where the features are more than the weights, else behind it."""
     torch.manual_seed(0)
-    conv, norm = nn.Conv2d(8, 12, 3, stride=2, padding=1, bias=False), FrozenBatchNorm2d(12)
+    conv, norm = Conv2d(8, 12, 3, stride=2, padding=1, bias=False), FrozenBatchNorm2d(12)
     for name in ("weight", "bias", "running_mean", "running_var"):
         getattr(norm, name).data.uniform_(0.5, 2)
     x = torch.randn(2, 8, size, size, requires_grad=True)
@@ -161,12 +161,25 @@ def test_a_frozen_norm_is_the_same_inside_the_convolution(size):
     shortcut = torch.randn_like(plain)
     weight = torch.randn_like(plain)
     for found, expected in (
-        (conv_norm(conv, norm, x), plain),
-        (conv_norm_relu(conv, norm, x), plain.relu()),
-        (conv_norm_relu(conv, norm, x, shortcut), (plain + shortcut).relu()),
+        (conv(x, norm), plain),
+        (conv(x, norm, relu=True), plain.relu()),
+        (conv(x, norm, shortcut, relu=True), (plain + shortcut).relu()),
     ):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
         ours, theirs = (
             torch.autograd.grad((y * weight).sum(), (x, conv.weight), retain_graph=True) for y in (found, expected)
         )
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("layer", [Conv2d, DeformableConv])
+def test_a_convolution_computes_what_follows_it(layer):
+    torch.manual_seed(0)
+    conv = layer(4, 6, 3, padding=1) if layer is Conv2d else layer(4, 6)
+    norm = nn.BatchNorm2d(6).eval()
+    norm.running_mean.uniform_(-1, 1)
+    x, shortcut = torch.randn(2, 4, 8, 9), torch.randn(2, 6, 8, 9)
+    plain = conv(x)
+    torch.testing.assert_close(conv(x, norm, shortcut, relu=True), (norm(plain) + shortcut).relu())
+    torch.testing.assert_close(conv(x, None, shortcut), plain + shortcut)
+    torch.testing.assert_close(conv(x, relu=True), plain.relu())

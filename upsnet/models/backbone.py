@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.models import resnet as torchvision_resnet
 
-from upsnet.models.layers import DeformableConv, conv_norm, conv_norm_relu, make_norm
+from upsnet.models.layers import Conv2d, DeformableConv, make_norm, own_convolutions
 
 
 class BasicBlock(torchvision_resnet.BasicBlock):  # type: ignore[misc]
@@ -16,8 +16,9 @@ class BasicBlock(torchvision_resnet.BasicBlock):  # type: ignore[misc]
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs, H, W] -> [B, outputs, H / stride, W / stride]."""
-        y = conv_norm_relu(self.conv1, self.bn1, x)
-        return conv_norm_relu(self.conv2, self.bn2, y, _shortcut(self, x))
+        y = self.conv1(x, self.bn1, relu=True)
+        result: Tensor = self.conv2(y, self.bn2, _shortcut(self, x), relu=True)
+        return result
 
 
 class Bottleneck(torchvision_resnet.Bottleneck):  # type: ignore[misc]
@@ -25,13 +26,18 @@ class Bottleneck(torchvision_resnet.Bottleneck):  # type: ignore[misc]
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs, H, W] -> [B, outputs, H / stride, W / stride]."""
-        y = conv_norm_relu(self.conv1, self.bn1, x)
-        y = conv_norm_relu(self.conv2, self.bn2, y)
-        return conv_norm_relu(self.conv3, self.bn3, y, _shortcut(self, x))
+        y = self.conv1(x, self.bn1, relu=True)
+        y = self.conv2(y, self.bn2, relu=True)
+        result: Tensor = self.conv3(y, self.bn3, _shortcut(self, x), relu=True)
+        return result
 
 
 def _shortcut(block: BasicBlock | Bottleneck, x: Tensor) -> Tensor:
-    return x if block.downsample is None else conv_norm(block.downsample[0], block.downsample[1], x)
+    if block.downsample is None:
+        return x
+    conv, norm = block.downsample
+    result: Tensor = conv(x, norm)
+    return result
 
 
 _DEPTHS: dict[str, tuple[type[BasicBlock | Bottleneck], tuple[int, ...]]] = {
@@ -79,7 +85,7 @@ class ResNet(nn.Module):
                 f"model.backbone.stride_in_1x1: {name} has no 1x1 convolutions, expected a bottleneck ResNet"
             )
         norm_layer = partial(make_norm, norm, eps=norm_eps)
-        self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
+        self.conv1 = Conv2d(3, width, 7, stride=2, padding=3, bias=False)
         self.bn1 = norm_layer(width)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
@@ -92,10 +98,9 @@ class ResNet(nn.Module):
                 outputs = planes * block.expansion
                 shortcut = None
                 if stride != 1 or inputs != outputs:
-                    shortcut = nn.Sequential(
-                        nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), norm_layer(outputs)
-                    )
+                    shortcut = nn.Sequential(Conv2d(inputs, outputs, 1, stride=stride, bias=False), norm_layer(outputs))
                 made = block(inputs, planes, stride, shortcut, norm_layer=norm_layer)
+                own_convolutions(made)
                 if stride_in_1x1 and isinstance(made, Bottleneck):
                     made.conv1.stride, made.conv2.stride = made.conv2.stride, made.conv1.stride
                 blocks.append(made)
@@ -131,7 +136,7 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Normalised images [B, 3, H, W] -> res2..res5 at strides 4, 8, 16, 32."""
-        x = self.maxpool(conv_norm_relu(self.conv1, self.bn1, images))
+        x = self.maxpool(self.conv1(images, self.bn1, relu=True))
         features = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             for block in stage:

@@ -29,7 +29,7 @@ def fold_norms(model: Model) -> Model:
     for parent in list(model.modules()):
         for conv_name, norm_name in NORM_OF.items():
             conv, norm = getattr(parent, conv_name, None), getattr(parent, norm_name, None)
-            if type(conv) is nn.Conv2d and isinstance(norm, nn.BatchNorm2d):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm))
                 setattr(parent, norm_name, nn.Identity())
     return model
@@ -57,4 +57,4 @@ def compute_in(model: Model, dtype: torch.dtype) -> Model:
 
 
 def _cast(inputs: tuple[Any, ...], dtype: torch.dtype) -> tuple[Any, ...]:
-    return tuple(x.to(dtype) if isinstance(x, Tensor) else x for x in inputs)
+    return tuple(x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs)

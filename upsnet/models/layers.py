@@ -40,64 +40,78 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
         return torch.addcmul(shift[:, None, None], x, scale[:, None, None])
 
 
-def conv_norm(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
-    """`norm(conv(x))`; a frozen norm becomes part of the convolution, so that none of it runs over the features."""
-    folded = _fold(conv, norm, x)
-    return norm(conv(x)) if folded is None else _convolve(conv, x, *folded)
+class Conv2d(nn.Conv2d):
+    """A convolution that also applies what follows it: a norm, the addition of a shortcut, and ReLU.
+
+    A frozen norm becomes part of the convolution, so it costs no pass over the features. On a GPU bias, shortcut and
+    ReLU are one kernel. The convolution is called as a module, so its hooks fire; they see the result of all of it.
+    """
+
+    def forward(
+        self, x: Tensor, norm: nn.Module | None = None, shortcut: Tensor | None = None, *, relu: bool = False
+    ) -> Tensor:
+        """Computes `relu(norm(conv(x)) + shortcut)`.
+
+        Args:
+            x: [B, inputs, H, W].
+            norm: applied to the result of the convolution.
+            shortcut: [B, outputs, H', W'], added.
+            relu: apply ReLU.
+
+        Returns:
+            [B, outputs, H', W'].
+        """
+        folded = self._folded(norm, x)
+        if folded is None and norm is not None:
+            return add_and_relu(norm(super().forward(x)), shortcut, relu=relu)
+        weight, bias = folded or (self.weight, self.bias)
+        may_use_kernel = relu and (folded is not None or self.training) and not torch.compiler.is_compiling()
+        if bias is not None and may_use_kernel and has_kernels(x):
+            from upsnet.ops.bias_relu_triton import bias_relu
+
+            return bias_relu(self._conv_forward(x, weight, None), bias, shortcut)
+        return add_and_relu(self._conv_forward(x, weight, bias), shortcut, relu=relu)
+
+    def _folded(self, norm: nn.Module | None, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Weight and bias of the convolution and the frozen norm behind it, if they are to be one."""
+        if not isinstance(norm, FrozenBatchNorm2d):
+            return None
+        if x.dtype == torch.float32 and not torch.compiler.is_compiling():  # else there is a copy of the weights anyway
+            pixels = x.shape[0] * x.shape[2] * x.shape[3] // (self.stride[0] * self.stride[1])
+            if self.weight[0].numel() > pixels:  # the features are less than the weights
+                return None
+        scale, shift = norm.scale_and_shift()
+        return self.weight * scale[:, None, None, None], shift
 
 
-def conv_norm_relu(conv: nn.Module, norm: nn.Module, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
-    """`relu(norm(conv(x)) + shortcut)`, likewise."""
-    folded = _fold(conv, norm, x)
-    if folded is not None:
-        return _convolve_relu(conv, x, *folded, shortcut)
-    y = norm(conv(x))
-    return F.relu_(y if shortcut is None else y.add_(shortcut))
+def add_and_relu(y: Tensor, shortcut: Tensor | None, *, relu: bool) -> Tensor:
+    """Adds a shortcut to `y` and applies ReLU, both in place and if asked for."""
+    if shortcut is not None:
+        y = y.add_(shortcut)
+    return F.relu_(y) if relu else y
+
+
+def own_convolutions(module: nn.Module) -> None:
+    """Replaces each plain convolution that is a child of `module` by a `Conv2d` with the same parameters."""
+    for name, plain in list(module.named_children()):
+        if type(plain) is nn.Conv2d:
+            options = {key: getattr(plain, key) for key in ("stride", "padding", "dilation", "groups")}
+            shape = (plain.in_channels, plain.out_channels, plain.kernel_size)
+            made = nn.utils.skip_init(Conv2d, *shape, **options, bias=plain.bias is not None)
+            made.weight, made.bias = plain.weight, plain.bias
+            setattr(module, name, made)
 
 
 class ConvReLU(nn.Sequential):
     """A convolution with bias, and ReLU."""
 
-    def __init__(self, conv: nn.Conv2d) -> None:
+    def __init__(self, conv: Conv2d) -> None:
         super().__init__(conv, nn.ReLU(inplace=True))
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs, H, W] -> [B, outputs, H', W']."""
-        return conv_relu(self[0], x)
-
-
-def conv_relu(conv: nn.Module, x: Tensor) -> Tensor:
-    """`relu(conv(x))` of a convolution with bias."""
-    assert isinstance(conv, nn.Conv2d)
-    return _convolve_relu(conv, x, conv.weight, conv.bias) if conv.training else F.relu_(conv(x))
-
-
-def _fold(conv: nn.Module, norm: nn.Module, x: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Weight and bias of a convolution and the frozen norm behind it, if they are to be one."""
-    if type(conv) is not nn.Conv2d or not isinstance(norm, FrozenBatchNorm2d):
-        return None
-    if x.dtype == torch.float32 and not torch.compiler.is_compiling():  # else there is a copy of the weights anyway
-        pixels = x.shape[0] * x.shape[2] * x.shape[3] // (conv.stride[0] * conv.stride[1])
-        if conv.weight[0].numel() > pixels:  # the features are less than the weights
-            return None
-    scale, shift = norm.scale_and_shift()
-    return conv.weight * scale[:, None, None, None], shift
-
-
-def _convolve(conv: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    assert isinstance(conv, nn.Conv2d)
-    return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
-
-
-def _convolve_relu(
-    conv: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None, shortcut: Tensor | None = None
-) -> Tensor:
-    if bias is not None and not torch.compiler.is_compiling() and has_kernels(x):
-        from upsnet.ops.bias_relu_triton import bias_relu
-
-        return bias_relu(_convolve(conv, x, weight, None), bias, shortcut)
-    y = _convolve(conv, x, weight, bias)
-    return F.relu_(y if shortcut is None else y.add_(shortcut))
+        result: Tensor = self[0](x, relu=True)
+        return result
 
 
 def keep_gradient_format(x: Tensor) -> Tensor:
@@ -128,16 +142,19 @@ class DeformableConv(DeformConv2d):  # type: ignore[misc]
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, inputs, H, W] -> [B, outputs, H, W], in float32 (the sampling needs it)."""
+    def forward(
+        self, x: Tensor, norm: nn.Module | None = None, shortcut: Tensor | None = None, *, relu: bool = False
+    ) -> Tensor:
+        """As `Conv2d.forward`: [B, inputs, H, W] -> [B, outputs, H', W'], in float32 (the sampling needs it)."""
         with torch.autocast(x.device.type, enabled=False):
             x = x.float()
-            return super().forward(x, self.offset(x))
+            y = super().forward(x, self.offset(x))
+        return add_and_relu(y if norm is None else norm(y), shortcut, relu=relu)
 
 
 def conv_block(inputs: int, outputs: int, *, dilation: int = 1) -> ConvReLU:
     """3x3 convolution and ReLU; He initialisation."""
-    conv = nn.Conv2d(inputs, outputs, 3, padding=dilation, dilation=dilation)
+    conv = Conv2d(inputs, outputs, 3, padding=dilation, dilation=dilation)
     init_conv(conv)
     return ConvReLU(conv)
 

@@ -1,6 +1,7 @@
 """The mask branch of the instance head."""
 
 import torch
+from torch.nn import functional as F
 
 from upsnet.models.build import build_model
 from upsnet.ops.roi_align import FeatureLayout
@@ -17,7 +18,7 @@ def test_masks_are_the_own_channel_of_the_score_convolution(model):
     head.mask_deconv.register_forward_hook(lambda *call: seen.append(call[-1]))
     with torch.no_grad():
         found = head.mask_logits(layout, boxes, labels)
-    every = head.mask_score(seen[0].relu()).unflatten(0, (2, 3))
+    every = F.conv2d(seen[0].relu(), head.mask_score.weight, head.mask_score.bias).unflatten(0, (2, 3))
     own = (labels - 1).clamp(min=0)
     expected = torch.stack([every[i, r, own[i, r]] for i in range(2) for r in range(3)]).view_as(found)
     torch.testing.assert_close(found, expected)

@@ -5,12 +5,16 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torchvision.ops import DeformConv2d
 
 from upsnet.data.loader import InferenceInput, collate, open_dataset
 from upsnet.data.targets import make_target
 from upsnet.data.transforms import pad_images
 from upsnet.engine.optim import weighted_total
 from upsnet.models.build import build_model
+from upsnet.models.inference_form import fold_norms
+from upsnet.models.layers import Conv2d
 from upsnet.models.upsnet.instance_head import DetectionRule
 from upsnet.models.upsnet.matching import crowd_integral
 from upsnet.models.upsnet.panoptic_head import PanopticHead
@@ -337,3 +341,30 @@ def test_heads_need_their_classes(config):
 def test_targets_keep_the_seed():
     sample = Sample(np.zeros((2, 2, 3), np.uint8), np.ones((2, 2), np.int32), np.array([0]), np.array([False]), 0, "x")
     assert make_target(sample, 1, 2**60).seeds == 2**60
+
+
+@pytest.mark.parametrize("norm", ["frozen_bn", "bn"])
+@pytest.mark.parametrize("form", ["training", "inference", "folded"])
+def test_hooks_fire_on_every_layer_with_weights_of_its_own(make_config, dataset, batch, norm, form):
+    """Pruning, LoRA and profilers see a layer by its hooks; frozen norms are computed inside the convolutions."""
+    config = make_config(f"model.backbone.norm={norm}", "model.semantic.conv=deformable", "model.fpn_gap=true")
+    model = build_model(config, dataset.categories, pretrained=False).train(form == "training")
+    if form == "folded":
+        model = fold_norms(model)
+    kinds = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, DeformConv2d)
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+    fired = set()
+    for name, module in layers.items():
+        module.register_forward_hook(lambda *_, name=name: fired.add(name))
+    model(batch)
+    assert fired == set(layers)
+    assert len(layers) > 35
+
+
+def test_every_convolution_of_the_backbone_applies_what_follows_it(make_config, dataset):
+    for name in ("resnet18", "resnet50"):
+        torch.manual_seed(0)
+        ours = build_model(make_config(f"model.backbone.name={name}"), dataset.categories, pretrained=False).backbone
+        convolutions = [module for module in ours.modules() if isinstance(module, nn.Conv2d)]
+        assert all(type(conv) is Conv2d for conv in convolutions)
+        assert {id(p) for conv in convolutions for p in conv.parameters()} <= {id(p) for p in ours.parameters()}

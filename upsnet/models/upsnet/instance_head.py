@@ -47,6 +47,16 @@ class SampledRois:
     valid: Tensor
 
 
+class OwnClassScore(nn.Conv2d):
+    """A 1x1 convolution that computes one output channel of each input: the one of its class."""
+
+    def forward(self, x: Tensor, own: Tensor) -> Tensor:  # type: ignore[override]
+        """[R, C, H, W] and channels int64 [R] -> float32 [R, H, W]."""
+        assert self.bias is not None
+        weight, bias = self.weight[own, :, 0, 0], self.bias[own, None, None]
+        return (torch.bmm(weight[:, None], x.flatten(2)).float() + bias.float()).view(-1, *x.shape[2:])
+
+
 class InstanceHead(nn.Module):
     """Box branch (two fully connected layers) and mask branch (convolutions and one upsampling).
 
@@ -95,7 +105,7 @@ class InstanceHead(nn.Module):
         widths = [channels] + [mask_channels] * mask_layers
         self.mask_layers = nn.Sequential(*(conv_block(i, mask_channels) for i in widths[:-1]))
         self.mask_deconv = nn.ConvTranspose2d(widths[-1], mask_channels, 2, stride=2)
-        self.mask_score = nn.Conv2d(mask_channels, num_things, 1)
+        self.mask_score = OwnClassScore(mask_channels, num_things, 1)
         for layer in (self.fc6, self.fc7):
             nn.init.kaiming_uniform_(layer.weight, a=1)
             nn.init.zeros_(layer.bias)
@@ -127,11 +137,8 @@ class InstanceHead(nn.Module):
 
     def _own_masks(self, x: Tensor, own: Tensor) -> Tensor:
         """Upsamples [R, C, P, P] and scores the channel `own` int64 [R] alone: float32 [R, 2 P, 2 P]."""
-        x = F.relu_(self.mask_deconv(x))
-        weight, bias = self.mask_score.weight[own, :, 0, 0], self.mask_score.bias
-        assert bias is not None
-        masks = torch.bmm(weight[:, None], x.flatten(2)).float() + bias[own, None, None].float()
-        return masks.view(-1, *x.shape[2:])
+        masks: Tensor = self.mask_score(F.relu_(self.mask_deconv(x)), own)
+        return masks
 
     def sample(self, proposals: Tensor, valid: Tensor, truth: PanopticTarget, crowds: Tensor) -> SampledRois:
         """Draws the RoIs of the losses from the proposals [B, P, 4] and the true boxes; crowds: `crowd_integral`."""

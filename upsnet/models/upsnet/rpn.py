@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from upsnet.models.layers import conv_relu, init_normal
+from upsnet.models.layers import Conv2d, init_normal
 from upsnet.models.upsnet.losses import objectness_and_box_loss
 from upsnet.models.upsnet.matching import match_anchors
 from upsnet.ops.boxes import clip_boxes, decode_boxes, encode_boxes, pairwise_iou
@@ -135,7 +135,7 @@ class RPN(nn.Module):
         self.nms_iou, self.min_box, self.fixed_normalizer = nms_iou, min_box, fixed_normalizer
         self.positive_iou, self.negative_iou = positive_iou, negative_iou
         self.samples, self.max_positive = samples, int(samples * positive_fraction)
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = Conv2d(channels, channels, 3, padding=1)
         self.cls_logits = nn.Conv2d(channels, anchors.per_cell, 1)
         self.bbox_pred = nn.Conv2d(channels, 4 * anchors.per_cell, 1)
         for layer in (self.conv, self.cls_logits, self.bbox_pred):
@@ -145,7 +145,7 @@ class RPN(nn.Module):
         """Scores every anchor of the pyramid levels."""
         logits, deltas = [], []
         for level in levels:
-            hidden = conv_relu(self.conv, level)
+            hidden = self.conv(level, relu=True)
             logits.append(self.cls_logits(hidden).permute(0, 2, 3, 1).flatten(1).float())
             deltas.append(self.bbox_pred(hidden).permute(0, 2, 3, 1).reshape(len(level), -1, 4).float())
         return RPNOutput(logits, deltas, *self.anchors([(x.shape[2], x.shape[3]) for x in levels]))

@@ -20,7 +20,8 @@ class DeformableBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs, H, W] -> [B, outputs, H, W]."""
-        return F.relu(self.conv(x))
+        result: Tensor = self.conv(x, relu=True)
+        return result
 
 
 class SemanticHead(nn.Module):
