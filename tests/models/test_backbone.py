@@ -3,10 +3,15 @@ import torch
 import torchvision
 from torch import nn
 
+from upsnet.config import BackboneConfig
 from upsnet.models.backbone import ResNet
 from upsnet.models.layers import Conv2d, DeformableConv, FrozenBatchNorm2d
 from upsnet.models.pretrained.weights import load_backbone_weights
 from upsnet.models.upsnet.fpn import FPN
+
+
+def resnet(name, **options):
+    return ResNet(BackboneConfig(name=name, **options))
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
@@ -17,7 +22,7 @@ def test_features_equal_torchvisions_with_its_weights_from_a_file(tmp_path, name
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_mean, -0.1, 0.1)
     torch.save(theirs.state_dict(), tmp_path / "weights.pth")
-    ours = ResNet(name, norm="frozen_bn")
+    ours = resnet(name, norm="frozen_bn")
     load_backbone_weights(ours, name, str(tmp_path / "weights.pth"))
     x = torch.randn(1, 3, 64, 96)
     features = ours(x)
@@ -29,7 +34,7 @@ def test_features_equal_torchvisions_with_its_weights_from_a_file(tmp_path, name
 
 
 def test_weights_that_do_not_fit_are_refused(tmp_path):
-    ours = ResNet("resnet18", width=16, norm="bn", freeze_at=0)
+    ours = resnet("resnet18", width=16, norm="bn", freeze_at=0)
     torch.save({"layer1.0.conv1.weight": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match=r"other\.pth: does not fit resnet18"):
         load_backbone_weights(ours, "resnet18", str(tmp_path / "other.pth"))
@@ -42,7 +47,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
 
 @pytest.mark.parametrize("freeze_at", [0, 1, 2, 5])
 def test_frozen_parts_do_not_learn_and_do_not_track(freeze_at):
-    model = ResNet("resnet18", width=16, norm="bn", freeze_at=freeze_at).train()
+    model = resnet("resnet18", width=16, norm="bn", freeze_at=freeze_at).train()
     parts = [model.conv1, model.layer1, model.layer2, model.layer3, model.layer4]
     trainable = [any(p.requires_grad for p in part.parameters()) for part in parts]
     assert trainable == [i >= freeze_at for i in range(5)]
@@ -55,16 +60,16 @@ def test_frozen_parts_do_not_learn_and_do_not_track(freeze_at):
 
 
 def test_frozen_norms_stay_frozen_and_group_norm_exists():
-    model = ResNet("resnet18", width=16).train()
+    model = resnet("resnet18", width=16).train()
     norms = [m for m in model.modules() if isinstance(m, FrozenBatchNorm2d)]
     assert norms
     assert not any(m.training or m.weight.requires_grad for m in norms)
-    model = ResNet("resnet18", width=16, norm="gn", freeze_at=0)
+    model = resnet("resnet18", width=16, norm="gn", freeze_at=0)
     assert model(torch.randn(1, 3, 64, 64))[3].shape == (1, 128, 2, 2)
 
 
 def test_bottlenecks_can_stride_in_their_first_convolution():
-    ours, plain = (ResNet("resnet50", width=16, norm="bn", freeze_at=0, stride_in_1x1=s) for s in (True, False))
+    ours, plain = (resnet("resnet50", width=16, norm="bn", freeze_at=0, stride_in_1x1=s) for s in (True, False))
     for stage in (ours.layer2, ours.layer3, ours.layer4):
         assert [(b.conv1.stride, b.conv2.stride) for b in stage][:2] == [((2, 2), (1, 1)), ((1, 1), (1, 1))]
     assert plain.layer2[0].conv2.stride == (2, 2)
@@ -75,8 +80,8 @@ def test_bottlenecks_can_stride_in_their_first_convolution():
 
 def test_deformable_stages_start_as_plain_ones():
     torch.manual_seed(0)
-    plain = ResNet("resnet50", width=16, norm="bn", freeze_at=0).eval()
-    ours = ResNet("resnet50", width=16, norm="bn", freeze_at=0, deformable_from=4).eval()
+    plain = resnet("resnet50", width=16, norm="bn", freeze_at=0).eval()
+    ours = resnet("resnet50", width=16, norm="bn", freeze_at=0, deformable_from=4).eval()
     missing = ours.load_state_dict(plain.state_dict(), strict=False)
     assert not missing.unexpected_keys
     assert {name.split(".")[0] for name in missing.missing_keys} == {"layer3", "layer4"}
@@ -86,7 +91,7 @@ def test_deformable_stages_start_as_plain_ones():
 
 
 def test_norm_eps_reaches_every_norm():
-    ours = ResNet("resnet18", width=16, norm="frozen_bn", norm_eps=0.25)
+    ours = resnet("resnet18", width=16, norm="frozen_bn", norm_eps=0.25)
     assert {m.eps for m in ours.modules() if isinstance(m, torch.nn.BatchNorm2d)} == {0.25}
 
 
@@ -127,8 +132,8 @@ def test_a_frozen_norm_is_batch_norm_in_evaluation_but_keeps_no_input():
 
 def test_checkpointed_blocks_keep_less_and_have_the_same_gradients():
     torch.manual_seed(0)
-    plain = ResNet("resnet50", width=16, norm="gn", freeze_at=2).train()
-    saving = ResNet("resnet50", width=16, norm="gn", freeze_at=2, checkpoint_activations=True).train()
+    plain = resnet("resnet50", width=16, norm="gn", freeze_at=2).train()
+    saving = resnet("resnet50", width=16, norm="gn", freeze_at=2, checkpoint_activations=True).train()
     saving.load_state_dict(plain.state_dict())
     x, results, kept = torch.randn(1, 3, 64, 64), [], []
     for model in (plain, saving):

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from tests.ops.fusion_cases import METHODS, S, T, check_kernels, random_case
+from upsnet.config import PanopticConfig
 from upsnet.models.upsnet.panoptic_head import PanopticHead
 from upsnet.ops.nms import nms_mask
 from upsnet.ops.panoptic_fusion.pipeline import panoptic_map
@@ -37,7 +38,7 @@ def test_kernels_agree_with_the_definitions():
 def test_the_head_never_waits_for_the_host(no_sync, method):
     semantic, boxes, labels, valid, masks = (t.cuda() for t in random_case(2, 2, 100, (64, 96), (64, 96)))
     detections = Detections(boxes, valid.float(), labels, valid, masks)
-    head = PanopticHead(S, T, method=method, stuff_area_limit=10)
+    head = PanopticHead(S, T, PanopticConfig(method=method, stuff_area_limit=10))
     output = no_sync(lambda: head(semantic, detections, [(64, 96)] * 2, [(128, 192), (50, 70)]))
     assert [tuple(m.shape) for m in output.segment_ids] == [(128, 192), (50, 70)]
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from upsnet.categories import CategorySet
+from upsnet.config import PanopticConfig
 from upsnet.data.transforms import exact_scale
 from upsnet.models.upsnet.model import UPSNet
 from upsnet.models.upsnet.panoptic_head import PanopticHead
@@ -51,9 +52,9 @@ def panoptic_segments(
     head = PanopticHead(
         num_stuff,
         num_things,
-        method=cast(Method, method),
-        overlap_threshold=overlap_threshold,
-        stuff_area_limit=stuff_area_limit,
+        PanopticConfig(
+            method=cast(Method, method), overlap_threshold=overlap_threshold, stuff_area_limit=stuff_area_limit
+        ),
     )
     detections = Detections(boxes, torch.zeros_like(boxes[..., 0]), labels, valid, mask_logits)
     sizes = [(height, width) for height, width in image_sizes.tolist()]

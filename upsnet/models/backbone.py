@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.models import resnet as torchvision_resnet
 
+from upsnet.config import BackboneConfig
 from upsnet.models.layers import Conv2d, DeformableConv, make_norm, own_convolutions
 
 
@@ -52,39 +53,21 @@ class ResNet(nn.Module):
     """The stem and the four stages res2..res5, without the classifier.
 
     Args:
-        name: resnet18, resnet34, resnet50 or resnet101.
-        width: channels of the stem (64 in the paper); each stage doubles them.
-        norm: frozen_bn, bn or gn.
-        freeze_at: 0 trains everything, 1 freezes the stem, n also the stages up to res-n.
-        norm_eps: added to the variance.
-        stride_in_1x1: bottlenecks stride in their first convolution.
-        deformable_from: number n of the first stage res-n with deformable 3x3 convolutions, or None.
-        checkpoint_activations: while training keep the inputs of the blocks alone, and compute the rest twice.
+        config: `model.backbone`; `weights` is not used here.
 
     Attributes:
         channels: of the four outputs.
     """
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        width: int = 64,
-        norm: str = "frozen_bn",
-        freeze_at: int = 2,
-        norm_eps: float = 1e-5,
-        stride_in_1x1: bool = False,
-        deformable_from: int | None = None,
-        checkpoint_activations: bool = False,
-    ) -> None:
+    def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
-        self.checkpoint_activations = checkpoint_activations
-        block, depths = _DEPTHS[name]
-        if stride_in_1x1 and block is BasicBlock:
+        self.checkpoint_activations = config.checkpoint_activations
+        block, depths = _DEPTHS[config.name]
+        if config.stride_in_1x1 and block is BasicBlock:
             raise ValueError(
-                f"model.backbone.stride_in_1x1: {name} has no 1x1 convolutions, expected a bottleneck ResNet"
+                f"model.backbone.stride_in_1x1: {config.name} has no 1x1 convolutions, expected a bottleneck ResNet"
             )
-        norm_layer = partial(make_norm, norm, eps=norm_eps)
+        width, norm_layer = config.width, partial(make_norm, config.norm, eps=config.norm_eps)
         self.conv1 = Conv2d(3, width, 7, stride=2, padding=3, bias=False)
         self.bn1 = norm_layer(width)
         self.relu = nn.ReLU(inplace=True)
@@ -101,7 +84,7 @@ class ResNet(nn.Module):
                     shortcut = nn.Sequential(Conv2d(inputs, outputs, 1, stride=stride, bias=False), norm_layer(outputs))
                 made = block(inputs, planes, stride, shortcut, norm_layer=norm_layer)
                 own_convolutions(made)
-                if stride_in_1x1 and isinstance(made, Bottleneck):
+                if config.stride_in_1x1 and isinstance(made, Bottleneck):
                     made.conv1.stride, made.conv2.stride = made.conv2.stride, made.conv1.stride
                 blocks.append(made)
                 inputs = outputs
@@ -109,10 +92,11 @@ class ResNet(nn.Module):
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.channels = [width * 2**n * block.expansion for n in range(4)]
         self._init_weights()
-        for stage in stages[4 if deformable_from is None else deformable_from - 2 :]:
+        deformable_from = 6 if config.deformable_from is None else config.deformable_from
+        for stage in stages[deformable_from - 2 :]:
             for one in stage:
                 one.conv2 = _deformable(one.conv2)  # type: ignore[arg-type]
-        self.frozen = [self.conv1, self.bn1, *stages][: 0 if freeze_at == 0 else freeze_at + 1]
+        self.frozen = [self.conv1, self.bn1, *stages][: 0 if config.freeze_at == 0 else config.freeze_at + 1]
         for module in self.frozen:
             module.requires_grad_(False)
         self.train()

@@ -47,29 +47,23 @@ def build_model(config: Config, categories: CategorySet, *, pretrained: bool = T
             "model.backbone: weights is null, but random weights would be frozen; "
             "name weights (IMAGENET1K_V1, or a file), or set norm to bn or gn and freeze_at to 0"
         )
-    backbone = ResNet(**model.backbone.model_dump(exclude={"weights"}))
+    backbone = ResNet(model.backbone)
     if pretrained and model.backbone.weights is not None:
         load_backbone_weights(backbone, model.backbone.name, model.backbone.weights)
     channels, num_levels = model.fpn_channels, len(model.rpn.shapes())
     is_official = config.loss.normalizer == "official"
     rpn = instance_head = None
     if has_instance:
-        anchor_keys = {"anchor_sizes", "aspect_ratios", "anchor_shapes", "anchor_offset"}
-        options = model.rpn.model_dump(exclude=anchor_keys)
-        rpn = RPN(channels, build_anchors(model), **options, min_box=model.min_box, fixed_normalizer=is_official)
-        options = model.instance.model_dump(exclude={"score_threshold", "nms_iou"})
-        instance_head = InstanceHead(channels, categories.num_things, **options, min_box=model.min_box)
+        anchors = build_anchors(model)
+        rpn = RPN(channels, anchors, model.rpn, min_box=model.min_box, fixed_normalizer=is_official)
+        instance_head = InstanceHead(channels, categories.num_things, model.instance, min_box=model.min_box)
     return UPSNet(
         backbone,
         FPN(backbone.channels, channels, extra_level=has_instance and num_levels == 5, gap=model.fpn_gap),
-        SemanticHead(channels, len(categories), **model.semantic.model_dump()) if has_semantic else None,
+        SemanticHead(channels, len(categories), model.semantic) if has_semantic else None,
         rpn,
         instance_head,
-        PanopticHead(
-            categories.num_stuff,
-            categories.num_things,
-            **model.panoptic.model_dump(exclude={"score_threshold", "nms_iou"}),
-        ),
+        PanopticHead(categories.num_stuff, categories.num_things, model.panoptic),
         panoptic_rule=DetectionRule(
             model.panoptic.score_threshold, model.panoptic.nms_iou, per_class=model.panoptic.method == "heuristic"
         ),

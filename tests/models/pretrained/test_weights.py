@@ -104,11 +104,9 @@ def test_torchvisions_mask_rcnn_gives_its_own_boxes_classes_and_masks(torchvisio
     assert (distance < 1e-2).float().mean() > 0.99
 
     layout = FeatureLayout.of(levels[:4], (4, 8, 16, 32), ours.roi_convention)
-    outputs = ours.instance_head.box_outputs(layout, proposals[0][None])
     valid = torch.ones(1, len(proposals[0]), dtype=torch.bool)
-    found = ours.instance_head.detect(
-        layout, proposals[0][None], valid, *outputs, batch.image_sizes, ours.instance_rule
-    )
+    outputs = ours.instance_head.box_outputs(layout, proposals[0][None], valid)
+    found = ours.instance_head.detect(layout, outputs, batch.image_sizes, ours.instance_rule)
     count = int(found.valid.sum())
     assert count == len(expected[0]["scores"]) > 20
     assert torch.equal(found.labels[0, :count], expected[0]["labels"])

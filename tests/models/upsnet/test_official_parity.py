@@ -115,23 +115,21 @@ def test_proposals_are_the_same_list(run):
 
 def box_outputs(run):
     """Teacher-forced: the box branch over the program's own proposals, so that no order can differ."""
+    rois = exclusive(run.ref["rois"])
     with torch.no_grad():
-        return run.model.instance_head.box_outputs(run.layout, exclusive(run.ref["rois"]))
+        return run.model.instance_head.box_outputs(run.layout, rois, torch.ones(rois.shape[:2], dtype=torch.bool))
 
 
 def test_box_branch(run):
-    logits, deltas = box_outputs(run)
+    found = box_outputs(run)
     expected = run.ref["bbox_pred"].reshape(len(run.ref["rois"]), -1, 4)[:, 1:]
-    np.testing.assert_allclose(logits[0], run.ref["cls_score"], rtol=0, atol=1e-3)
-    np.testing.assert_allclose(deltas[0], expected, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(found.logits[0], run.ref["cls_score"], rtol=0, atol=1e-3)
+    np.testing.assert_allclose(found.deltas[0], expected, rtol=0, atol=1e-3)
 
 
 def detections(run, rule):
-    rois = exclusive(run.ref["rois"])
-    valid = torch.ones(rois.shape[:2], dtype=torch.bool)
-    outputs = (rois, valid, *box_outputs(run), run.batch.image_sizes)
     with torch.no_grad():
-        return run.model.instance_head.detect(run.layout, *outputs, rule)
+        return run.model.instance_head.detect(run.layout, box_outputs(run), run.batch.image_sizes, rule)
 
 
 def check_list(found, scores, boxes, labels, threshold):

@@ -71,7 +71,7 @@ def rpn_losses(step):
         targets.append(own)
         positive.append(is_positive)
     stacked = [torch.cat(t)[None] for t in (logits, deltas, targets, positive)]
-    found = objectness_and_box_loss(*stacked, torch.ones_like(stacked[3]), step.model.rpn.samples)
+    found = objectness_and_box_loss(*stacked, torch.ones_like(stacked[3]), step.model.rpn.config.samples)
     return dict(zip(("loss_rpn_objectness", "loss_rpn_box"), found, strict=True))
 
 
@@ -79,7 +79,9 @@ def box_losses(step):
     """Sampled RoIs and their labels are fed; box targets are ours."""
     ref = step.ref
     labels = torch.from_numpy(ref["roi_labels"])[None]
-    logits, deltas = step.model.instance_head.box_outputs(step.layout, exclusive(ref["rois"]))
+    rois = exclusive(ref["rois"])
+    found = step.model.instance_head.box_outputs(step.layout, rois, torch.ones(rois.shape[:2], dtype=torch.bool))
+    logits, deltas = found.logits, found.deltas
     # The program computes them in the pixels of the original picture.
     original = exclusive(torch.from_numpy(ref["rois"][:, 1:]) / step.scale)
     truth = exclusive(ref["gt_boxes_orig"])

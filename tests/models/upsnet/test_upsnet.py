@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torchvision.ops import DeformConv2d
 
+from upsnet.config import PanopticConfig
 from upsnet.data.loader import InferenceInput, collate, open_dataset
 from upsnet.data.targets import make_target
 from upsnet.data.transforms import pad_images
@@ -15,7 +16,7 @@ from upsnet.engine.optim import weighted_total
 from upsnet.models.build import build_model
 from upsnet.models.inference_form import fold_norms
 from upsnet.models.layers import Conv2d
-from upsnet.models.upsnet.instance_head import DetectionRule
+from upsnet.models.upsnet.instance_head import BoxOutputs, DetectionRule
 from upsnet.models.upsnet.matching import crowd_integral
 from upsnet.models.upsnet.panoptic_head import PanopticHead
 from upsnet.models.upsnet.rpn import Anchors
@@ -206,7 +207,7 @@ def test_official_boxes_end_with_their_last_pixel():
     one_slot = torch.ones(1, 1)
     found = Detections(boxes, one_slot, one_slot.long(), one_slot > 0, torch.ones(1, 1, 4, 4))
     for method in ("unified", "official"):
-        head = PanopticHead(3, 2, method=method, stuff_area_limit=0)
+        head = PanopticHead(3, 2, PanopticConfig(method=method, stuff_area_limit=0))
         ids = head(semantic, found, [(32, 32)], [(32, 32)]).segment_ids[0]
         inside = torch.zeros(32, 32, dtype=torch.bool)
         inside[8:20, 4:16] = True
@@ -250,7 +251,7 @@ def test_detection_lists_keep_their_rules(model, batch):
     layout, deltas = FeatureLayout.of(levels, (4, 8, 16, 32)), torch.zeros(2, 30, 4, 4)
     found = {
         per_class: model.instance_head.detect(
-            layout, rois, valid, logits, deltas, batch.image_sizes, DetectionRule(0.3, 0.5, per_class)
+            layout, BoxOutputs(rois, valid, logits, deltas), batch.image_sizes, DetectionRule(0.3, 0.5, per_class)
         )
         for per_class in (False, True)
     }

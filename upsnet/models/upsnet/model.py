@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from upsnet.models.backbone import ResNet
 from upsnet.models.layers import zero_padding
 from upsnet.models.upsnet.fpn import FPN
-from upsnet.models.upsnet.instance_head import DetectionRule, InstanceHead
+from upsnet.models.upsnet.instance_head import DetectionRule, InstanceHead, SampledRois
 from upsnet.models.upsnet.losses import mask_loss, pixel_loss, roi_pixel_loss, upsampled_pixel_loss
 from upsnet.models.upsnet.matching import crowd_integral, mask_targets, semantic_targets
 from upsnet.models.upsnet.panoptic_head import NOTHING, PanopticHead
@@ -33,6 +33,25 @@ class TrueMasks:
     logits: Tensor
     slots: Tensor
     keep: Tensor
+
+
+@dataclass(frozen=True)
+class MaskBatch:
+    """The boxes of one pass of the mask branch while training.
+
+    Attributes:
+        boxes: float32 [B, R + P, 4]; labels: int64 [B, R + P], 0 for none.
+        slots: int64 [B, R], rows of the truth that the RoIs show.
+        num_rois: R; the P true boxes of the panoptic loss come behind them.
+        shown: int64 [B, P], rows of the truth; keep: bool [B, P]; None without a panoptic loss.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    slots: Tensor
+    num_rois: int
+    shown: Tensor | None = None
+    keep: Tensor | None = None
 
 
 class UPSNet(nn.Module):
@@ -106,9 +125,11 @@ class UPSNet(nn.Module):
             return semantic_logits, None, None
         rois, valid = self.rpn.propose(self.rpn(levels[: len(self.rpn.anchors.strides)]), image_sizes)
         layout = FeatureLayout.of(levels[:4], ROI_STRIDES, self.roi_convention)
-        outputs = (rois, valid, *self.instance_head.box_outputs(layout, rois), image_sizes)
-        panoptic = self.instance_head.detect(layout, *outputs, self.panoptic_rule)
-        instances = self.instance_head.detect(layout, *outputs, self.instance_rule) if with_instances else None
+        outputs = self.instance_head.box_outputs(layout, rois, valid)
+        panoptic = self.instance_head.detect(layout, outputs, image_sizes, self.panoptic_rule)
+        instances = None
+        if with_instances:
+            instances = self.instance_head.detect(layout, outputs, image_sizes, self.instance_rule)
         return semantic_logits, panoptic, instances
 
     def loss(self, batch: PanopticBatch) -> dict[str, Tensor]:
@@ -149,22 +170,29 @@ class UPSNet(nn.Module):
         proposed = rpn(levels[: len(rpn.anchors.strides)])
         crowds = crowd_integral(truth)
         losses = rpn.losses(proposed, image_sizes, truth, crowds)
-        rois = head.sample(*rpn.propose(proposed, image_sizes), truth, crowds)
+        proposals, valid = rpn.propose(proposed, image_sizes)
+        rois = head.sample(proposals, valid, truth, crowds)
         layout = FeatureLayout.of(levels[:4], ROI_STRIDES, self.roi_convention)
-        losses |= head.box_losses(*head.box_outputs(layout, rois.boxes), rois, truth)
+        losses |= head.box_losses(head.box_outputs(layout, rois.boxes, rois.valid), rois, truth)
+        wanted = self._mask_batch(head, rois, truth)
+        masks = head.mask_logits(layout, wanted.boxes, wanted.labels)
+        count = wanted.num_rois
+        targets = mask_targets(truth, wanted.boxes[:, :count], wanted.slots, masks.shape[-1])
+        losses["loss_mask"] = mask_loss(masks[:, :count], targets, wanted.labels[:, :count] > 0)
+        if wanted.shown is None or wanted.keep is None:
+            return losses, None
+        return losses, TrueMasks(masks[:, count:], wanted.shown, wanted.keep)
 
-        # The mask branch runs once, over the foreground RoIs and the true boxes of the panoptic loss.
+    def _mask_batch(self, head: InstanceHead, rois: SampledRois, truth: PanopticTarget) -> MaskBatch:
+        """The boxes that one pass of the mask branch serves: foreground RoIs, and true boxes for the panoptic loss."""
         boxes, labels, slots = (t[:, : head.mask_slots] for t in (rois.boxes, rois.labels, rois.slots))
         count = boxes.shape[1]
-        with_panoptic = self.semantic_head is not None and self.loss_weights["loss_panoptic"] > 0
-        if with_panoptic:
-            shown, keep = self.panoptic_head.sample(truth)
-            boxes = torch.cat([boxes, gather_rows(truth.boxes, shown)], 1)
-            labels = torch.cat([labels, gather_rows(truth.labels, shown)], 1)
-        masks = head.mask_logits(layout, boxes, labels)
-        targets = mask_targets(truth, boxes[:, :count], slots, masks.shape[-1])
-        losses["loss_mask"] = mask_loss(masks[:, :count], targets, labels[:, :count] > 0)
-        return losses, TrueMasks(masks[:, count:], shown, keep) if with_panoptic else None
+        if self.semantic_head is None or self.loss_weights["loss_panoptic"] == 0:
+            return MaskBatch(boxes, labels, slots, count)
+        shown, keep = self.panoptic_head.sample(truth)
+        boxes = torch.cat([boxes, gather_rows(truth.boxes, shown)], 1)
+        labels = torch.cat([labels, gather_rows(truth.labels, shown)], 1)
+        return MaskBatch(boxes, labels, slots, count, shown, keep)
 
     @torch.no_grad()
     def predict(

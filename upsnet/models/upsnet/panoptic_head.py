@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from upsnet.categories import IGNORE_LABEL, semantic_from_label
+from upsnet.config import PanopticConfig
 from upsnet.ops.boxes import scale_boxes
 from upsnet.ops.panoptic_fusion.pipeline import panoptic_map
 from upsnet.ops.panoptic_fusion.reference import panoptic_logits
@@ -27,29 +28,15 @@ class PanopticHead(nn.Module):
 
     Args:
         num_stuff, num_things: S and T.
-        method: `unified`, `official` or `heuristic` (`ops.panoptic_fusion.slots.Method`).
-        overlap_threshold: an instance goes if more of its mask is taken by kept ones of its class (heuristic: of any).
-        stuff_area_limit: stuff with fewer pixels in the image becomes void.
-        train_slots: true instances that enter the loss, per image, at most.
-        keep_fraction: share of them that is kept while training; the rest teaches the unknown channel.
+        config: `model.panoptic`; its `score_threshold` and `nms_iou` are in a `DetectionRule`.
     """
 
-    def __init__(
-        self,
-        num_stuff: int,
-        num_things: int,
-        *,
-        method: Method = "unified",
-        overlap_threshold: float = 0.3,
-        stuff_area_limit: int = 4096,
-        train_slots: int = 100,
-        keep_fraction: float = 0.7,
-    ) -> None:
+    def __init__(self, num_stuff: int, num_things: int, config: PanopticConfig) -> None:
         super().__init__()
         self.num_stuff, self.num_things = num_stuff, num_things
-        self.method = method
-        self.overlap_threshold, self.stuff_area_limit = overlap_threshold, stuff_area_limit
-        self.train_slots, self.keep_fraction = train_slots, keep_fraction
+        self.method: Method = config.method
+        self.overlap_threshold, self.stuff_area_limit = config.overlap_threshold, config.stuff_area_limit
+        self.train_slots, self.keep_fraction = config.train_slots, config.keep_fraction
 
     def sample(self, truth: PanopticTarget) -> tuple[Tensor, Tensor]:
         """The true instances whose masks compete in the loss, in random order.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from upsnet.config import RPNConfig
 from upsnet.models.layers import Conv2d, init_normal
 from upsnet.models.upsnet.losses import objectness_and_box_loss
 from upsnet.models.upsnet.matching import match_anchors
@@ -103,11 +104,7 @@ class RPN(nn.Module):
     Args:
         channels: of the pyramid.
         anchors: the anchor grid, one row of sizes per level.
-        pre_nms, post_nms: proposals per level before, and per image after NMS, at inference.
-        pre_nms_train, post_nms_train: likewise while training.
-        nms_iou: NMS threshold.
-        positive_iou, negative_iou: anchors are objects from the one and background below the other.
-        samples, positive_fraction: anchors in the loss, per image, and the share of objects at most.
+        config: `model.rpn`; its anchor keys are not used here.
         min_box: pixels of a clipped box that stay inside the image, per side.
         fixed_normalizer: divide the objectness loss by `samples`, whatever was sampled.
     """
@@ -116,25 +113,14 @@ class RPN(nn.Module):
         self,
         channels: int,
         anchors: Anchors,
+        config: RPNConfig,
         *,
-        pre_nms: int = 1000,
-        post_nms: int = 1000,
-        pre_nms_train: int = 2000,
-        post_nms_train: int = 2000,
-        nms_iou: float = 0.7,
-        positive_iou: float = 0.7,
-        negative_iou: float = 0.3,
-        samples: int = 256,
-        positive_fraction: float = 0.5,
         min_box: float = 0.0,
         fixed_normalizer: bool = False,
     ) -> None:
         super().__init__()
-        self.anchors = anchors
-        self.limits = {False: (pre_nms, post_nms), True: (pre_nms_train, post_nms_train)}
-        self.nms_iou, self.min_box, self.fixed_normalizer = nms_iou, min_box, fixed_normalizer
-        self.positive_iou, self.negative_iou = positive_iou, negative_iou
-        self.samples, self.max_positive = samples, int(samples * positive_fraction)
+        self.anchors, self.config = anchors, config
+        self.min_box, self.fixed_normalizer = min_box, fixed_normalizer
         self.conv = Conv2d(channels, channels, 3, padding=1)
         self.cls_logits = nn.Conv2d(channels, anchors.per_cell, 1)
         self.bbox_pred = nn.Conv2d(channels, 4 * anchors.per_cell, 1)
@@ -156,7 +142,10 @@ class RPN(nn.Module):
         Returns:
             boxes float32 [B, P, 4] in order of falling score, and bool [B, P]: the slot is taken.
         """
-        pre_nms, post_nms = self.limits[self.training]
+        config = self.config
+        pre_nms, post_nms = config.pre_nms, config.post_nms
+        if self.training:
+            pre_nms, post_nms = config.pre_nms_train, config.post_nms_train
         slots = at_most(pre_nms, max(level.shape[1] for level in output.logits))
         all_boxes, all_scores = [], []
         for score, delta, anchor in zip(output.logits, output.deltas, output.anchors, strict=True):
@@ -168,7 +157,7 @@ class RPN(nn.Module):
             all_boxes.append(F.pad(boxes, (0, 0, 0, missing)))
             all_scores.append(F.pad(top.values.masked_fill(empty, NEVER), (0, missing), value=NEVER))
         boxes, scores = torch.stack(all_boxes, 1), torch.stack(all_scores, 1)
-        keep = nms_mask(boxes.flatten(0, 1), self.nms_iou).view_as(scores)
+        keep = nms_mask(boxes.flatten(0, 1), config.nms_iou).view_as(scores)
         scores, boxes = scores.masked_fill(~keep, NEVER).flatten(1), boxes.flatten(1, 2)
         top = scores.topk(at_most(post_nms, scores.shape[1]), dim=1)
         return gather_rows(boxes, top.indices), top.values > NEVER
@@ -180,16 +169,18 @@ class RPN(nn.Module):
 
         `crowds` is the `crowd_integral` of the truth.
         """
+        config = self.config
         score, delta, anchor = torch.cat(output.logits, 1), torch.cat(output.deltas, 1), torch.cat(output.anchors)
         center = (anchor[:, :2] + anchor[:, 2:]) / 2
         within = (center < image_sizes.flip(-1)[:, None]).all(-1)
         found, is_best = match_anchors(truth, crowds, anchor, within)
-        positive = within & ((found.iou >= self.positive_iou) | is_best)
-        negative = within & ~positive & ~found.is_ignored & (found.iou < self.negative_iou)
+        positive = within & ((found.iou >= config.positive_iou) | is_best)
+        negative = within & ~positive & ~found.is_ignored & (found.iou < config.negative_iou)
         chance = hashed_uniform(truth.seeds, 1, torch.cat(output.names))
-        some_positive, is_positive = sample_ranked(chance.where(positive, -1), self.max_positive)
-        some_negative, is_negative = sample_ranked(chance.where(negative, -1), self.samples)
-        room = self.samples - is_positive.sum(1, keepdim=True)
+        max_positive = int(config.samples * config.positive_fraction)
+        some_positive, is_positive = sample_ranked(chance.where(positive, -1), max_positive)
+        some_negative, is_negative = sample_ranked(chance.where(negative, -1), config.samples)
+        room = config.samples - is_positive.sum(1, keepdim=True)
         is_negative &= torch.arange(is_negative.shape[1], device=room.device) < room
         chosen = torch.cat([some_positive, some_negative], 1)
         sampled = torch.cat([is_positive, is_negative], 1)
@@ -202,6 +193,6 @@ class RPN(nn.Module):
             targets,
             objects,
             sampled,
-            self.samples if self.fixed_normalizer else None,
+            config.samples if self.fixed_normalizer else None,
         )
         return {"loss_rpn_objectness": objectness, "loss_rpn_box": box}

@@ -8,6 +8,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from upsnet.config import SemanticConfig
 from upsnet.models.layers import DeformableConv, conv_block, init_normal, keep_gradient_format
 
 
@@ -33,27 +34,18 @@ class SemanticHead(nn.Module):
     Args:
         in_channels: of the pyramid.
         num_classes: S + T.
-        conv: `dilated` or `deformable`.
-        num_layers, channels, dilation: of the shared subnet.
+        config: `model.semantic`.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        num_classes: int,
-        *,
-        conv: str = "dilated",
-        num_layers: int = 3,
-        channels: int = 128,
-        dilation: int = 2,
-    ) -> None:
+    def __init__(self, in_channels: int, num_classes: int, config: SemanticConfig) -> None:
         super().__init__()
+        num_layers, channels = config.num_layers, config.channels
         widths = [in_channels] * max(1, num_layers - 1) + [channels] * (2 if num_layers > 1 else 1)
         pairs = list(pairwise(widths))
-        if conv == "deformable":
+        if config.conv == "deformable":
             self.layers = nn.Sequential(*(DeformableBlock(i, o) for i, o in pairs))
         else:
-            self.layers = nn.Sequential(*(conv_block(i, o, dilation=dilation) for i, o in pairs))
+            self.layers = nn.Sequential(*(conv_block(i, o, dilation=config.dilation) for i, o in pairs))
         self.score = nn.ModuleList(nn.Conv2d(channels, num_classes, 1, bias=level == 0) for level in range(4))
         for score in self.score:
             init_normal(score, std=0.01)
