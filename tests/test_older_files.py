@@ -3,6 +3,7 @@
 import json
 import lzma
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -20,8 +21,9 @@ from upsnet.config.migrate import rename_key
 from upsnet.engine.resume import flatten
 from upsnet.engine.train import Trainer
 from upsnet.export import exported_model
-from upsnet.models import checkpoint as checkpoints
+from upsnet.models import file_format
 from upsnet.models.checkpoint import load_checkpoint, save_checkpoint
+from upsnet.models.pretrained.weights import read_weights
 
 FORMAT1 = Path(__file__).parent / "files" / "format1"
 MODELS = ("model.pt", "model.pt2", "model.onnx")
@@ -66,8 +68,13 @@ def test_training_resumes_from_a_last_pt_of_format_1(tmp_path, expected):
             "train": config.train.model_copy(update={"log_every": 1}),
         }
     )
+    stored = torch.load(tmp_path / "last.pt", weights_only=True)["training"]["optimizer"]["state"]
     trainer = Trainer(config, tmp_path, torch.device("cpu"), resume=True)
     assert trainer.iteration == 400
+    state = trainer.optimizer.state_dict()["state"]
+    assert state.keys() == stored.keys()
+    assert all(torch.equal(state[n]["momentum_buffer"], stored[n]["momentum_buffer"]) for n in stored)
+    assert any(row["momentum_buffer"].any() for row in stored.values())
     trainer.run()
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     losses = [[row[name] for name in sorted(row) if name.startswith("loss_")] for row in rows if "lr" in row]
@@ -108,6 +115,65 @@ def test_a_file_from_a_newer_version_is_refused_with_the_remedy(tmp_path, name):
         PanopticPredictor.from_checkpoint(tmp_path / name, "cpu")
 
 
+def test_the_graph_of_a_newer_file_is_not_even_loaded(tmp_path, monkeypatch):
+    def load(*_, **__):
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr(torch.export, "load", load)
+    set_newer_format(unpack("model.pt2", tmp_path))
+    with pytest.raises(ValueError, match="a newer upsnet wrote it"):
+        PanopticPredictor.from_checkpoint(tmp_path / "model.pt2", "cpu")
+
+
+def test_a_newer_checkpoint_is_refused_as_weights_to_begin_with(tmp_path):
+    set_newer_format(unpack("model.pt", tmp_path))
+    with pytest.raises(ValueError, match="a newer upsnet wrote it"):
+        read_weights(tmp_path / "model.pt")
+
+
+def test_a_newer_last_pt_is_an_error_and_not_replaced_by_an_older_one(tmp_path):
+    config = load_checkpoint(unpack("last.pt", tmp_path)).config
+    shutil.copy(tmp_path / "last.pt", tmp_path / "last-00000300.pt")
+    set_newer_format(tmp_path / "last.pt")
+    before = (tmp_path / "last.pt").read_bytes()
+    with pytest.raises(ValueError, match="a newer upsnet wrote it"):
+        Trainer(config, tmp_path, torch.device("cpu"), resume=True)
+    assert (tmp_path / "last.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("key", ["config", "categories", "weights", "metrics", "training"])
+@pytest.mark.parametrize("value", ["absent", 3, [1]])
+def test_a_damaged_checkpoint_is_one_line_that_names_it(tmp_path, key, value):
+    values = torch.load(unpack("model.pt", tmp_path), weights_only=True)
+    if value == "absent":
+        del values[key]
+    else:
+        values[key] = value
+    torch.save(values, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=r"model\.pt") as error:
+        load_checkpoint(tmp_path / "model.pt")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("number", ["", "x", "1" * 5000, "-1", "1.0"])
+def test_an_odd_format_is_no_checkpoint_of_this_project(tmp_path, number):
+    values = torch.load(unpack("model.pt", tmp_path), weights_only=True)
+    torch.save({**values, "format": f"upsnet-checkpoint-{number}"}, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match="not a checkpoint of this project"):
+        load_checkpoint(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("change", [lambda about: [], lambda about: None, lambda about: {}, *(
+    lambda about, key=key, value=value: {**about, key: value}
+    for key in ("config", "categories", "network_size", "batch_size", "format") for value in ("x", True, {"a": 1})
+)])  # fmt: skip
+def test_a_damaged_description_is_one_line_that_names_the_file(tmp_path, change):
+    change_onnx(unpack("model.onnx", tmp_path), change)
+    with pytest.raises(ValueError, match=r"model\.onnx") as error:
+        PanopticPredictor.from_checkpoint(tmp_path / "model.onnx", "cpu")
+    assert "\n" not in str(error.value)
+
+
 @pytest.fixture
 def first_step(monkeypatch):
     """Puts a step before all others: it renames one key and one parameter of format 1."""
@@ -116,7 +182,7 @@ def first_step(monkeypatch):
         return {key.replace("backbone.stem.", "backbone.conv1."): value for key, value in weights.items()}
 
     monkeypatch.setattr(migrate, "STEPS", (rename_key("train.learning_rate", "train.lr"), *migrate.STEPS))
-    monkeypatch.setattr(checkpoints, "WEIGHT_STEPS", (rename_old_weights, *checkpoints.WEIGHT_STEPS))
+    monkeypatch.setattr(file_format, "WEIGHT_STEPS", (rename_old_weights, *file_format.WEIGHT_STEPS))
 
 
 def with_old_key(config):
@@ -137,6 +203,9 @@ def test_a_renamed_key_and_parameter_are_migrated(tmp_path, expected, first_step
     again = load_checkpoint(path)
     assert again.config == found.config
     assert len(PanopticPredictor.from_checkpoint(path, "cpu")(expected["image"]).segments) >= 7
+    torch.save({**values, "weights": weights}, path)
+    read = read_weights(path).tensors
+    assert torch.equal(read["backbone.conv1.weight"], values["weights"]["backbone.conv1.weight"])
 
 
 @pytest.mark.parametrize(("name", "change"), [("model.onnx", change_onnx), ("model.pt2", change_pt2)])
@@ -156,7 +225,7 @@ def test_a_file_of_today_is_not_migrated_again(tmp_path, first_step):
 
 
 def test_every_format_has_a_step_for_the_config_and_one_for_the_weights():
-    assert len(checkpoints.WEIGHT_STEPS) == len(migrate.STEPS)
+    assert len(file_format.WEIGHT_STEPS) == len(migrate.STEPS)
     folders = {folder.name for folder in FORMAT1.parent.iterdir() if folder.is_dir()}
     older = range(1, max(2, migrate.current_format()))
     assert folders >= {f"format{number}" for number in older}

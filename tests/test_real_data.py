@@ -83,6 +83,8 @@ def test_the_commands_of_the_readme_exist(upsnet_command):
 
 
 def test_the_repository_speaks_of_the_project_alone():
+    if not (ROOT / ".git").exists():
+        pytest.skip("no repository")
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     for name in listed:
         path = ROOT / name

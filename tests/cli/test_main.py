@@ -1,5 +1,6 @@
 """The command `upsnet`: finding a command, and how it ends."""
 
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -94,3 +95,53 @@ def test_an_unknown_command_is_an_error_with_the_nearest_name(capsys, word, reme
 def test_every_command_has_a_script_in_a_checkout():
     texts = [path.read_text() for path in (*(ROOT / "tools").glob("*.py"), ROOT / "datasets" / "convert.py")]
     assert {name for name in cli.COMMANDS if any(f'main(["{name}"' in text for text in texts)} == set(cli.COMMANDS)
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch names it."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OutOfMemoryError("CUDA out of memory\nmore"),
+        RuntimeError("[enforce] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_too_little_memory_is_no_bug(command, error):
+    code, _, err = command(body_that_raises(error))
+    assert code == 2
+    assert err.startswith("error: out of memory: ")
+    assert err.count("\n") == 1
+
+
+def test_a_reader_that_leaves_early_ends_a_command_quietly():
+    command = f"{sys.executable} -m upsnet --help | head -1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT)
+    assert done.stderr == ""
+    assert done.stdout.startswith("usage: upsnet COMMAND")
+
+
+@pytest.mark.parametrize("word", ["--submission", "--submission=coco", "--submiss", "--su"])
+def test_a_submission_has_its_own_options_however_it_is_named(capsys, word):
+    words = [word] if "=" in word else [word, "coco"]
+    with pytest.raises(SystemExit) as end:
+        cli.main(["evaluate", *words, "--output", "x"])
+    assert end.value.code == 2
+    assert "--predictions" in capsys.readouterr().err
+
+
+def test_a_config_may_come_through_a_pipe(tmp_path):
+    command = f"{sys.executable} -m upsnet doctor --split val --config <(sed s/1500/3/ {ROOT}/configs/shapes_r18.yaml)"
+    command += " 'data.val.num_images=2' --workers 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+def test_cityscapes_needs_to_be_told_what_to_do(capsys):
+    for words in (["cityscapes"], ["cityscapes", "--root", "x"]):
+        with pytest.raises(SystemExit):
+            cli.main(["convert", *words])
+        assert "{panoptic,check}" in capsys.readouterr().err
+    assert cli.main(["convert", "cityscapes", "check", "--output", "x"]) == 2
+    assert "check writes nothing" in capsys.readouterr().err

@@ -47,6 +47,8 @@ def main(argv: Sequence[str]) -> int:
         return _check_coco(_parse_coco_check(argv[2:]))
     args = _parser().parse_args(argv)
     if args.form == "cityscapes":
+        if args.step == "check" and args.output is not None:
+            raise ValueError("--output goes with `cityscapes panoptic`; check writes nothing")
         return _cityscapes(args)
     if args.form == "shapes":
         return _write_shapes(args)
@@ -211,8 +213,8 @@ def _parser() -> argparse.ArgumentParser:
 
     cityscapes = forms.add_parser("cityscapes", help="check an unpacked Cityscapes, or write it in panoptic format")
     cityscapes.add_argument(
-        "step", nargs="?", choices=["panoptic", "check"], default="panoptic",
-        help="check: count the files, and name those that are missing or misnamed; panoptic (default): also convert",
+        "step", choices=["panoptic", "check"],
+        help="check: count the files, and name those that are missing or misnamed; panoptic: also convert",
     )  # fmt: skip
     cityscapes.add_argument(
         "--root", type=Path, help="folder of leftImg8bit and gtFine (default: cityscapes in $UPSNET_DATASETS)"

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import traceback
@@ -35,6 +36,9 @@ def run_command(command: Callable[[], int]) -> int:
         return command()
     except SomeInputsFailedError as error:
         return _fail(SOME_FAILED, str(error))
+    except BrokenPipeError:  # whoever read the output has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13
     except (OSError, ValueError, FloatingPointError, MemoryError) as error:
         text = str(error).strip() or type(error).__name__
         if (
@@ -46,9 +50,18 @@ def run_command(command: Callable[[], int]) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except Exception as error:
+        if _is_out_of_memory(error):
+            first = str(error).strip().splitlines()[0]
+            return _fail(MISTAKE, f"out of memory: {first}; use smaller images or batches, or another machine")
         place = _write_traceback(traceback.format_exc())
         reason = (str(error).strip() or "no message").splitlines()[-1]
         return _fail(BUG, f"unexpected {type(error).__name__}: {reason}. This is a bug in upsnet; {place}")
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether torch could not allocate memory; by name, so that torch need not be imported."""
+    is_of_gpu = type(error).__name__ == "OutOfMemoryError"
+    return is_of_gpu or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
 
 
 def _fail(code: int, text: str) -> int:

@@ -26,7 +26,7 @@ SHOWN_PROBLEMS = 10
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns the exit code."""
-    if any(word == "--submission" or word.startswith("--submission=") for word in argv):
+    if any(_names_submission(word) for word in argv):
         return submission.main(argv)
     args = _parse(argv)
     metrics = _score_files(args) if args.gt is not None else _evaluate_checkpoint(args)
@@ -39,6 +39,12 @@ def main(argv: Sequence[str]) -> int:
     if args.report:
         print(f"report: {args.output / 'report.html'}")
     return 0
+
+
+def _names_submission(word: str) -> bool:
+    """Whether an argument is `--submission`, or an abbreviation that means no other option."""
+    name = word.partition("=")[0]
+    return len(name) >= len("--su") and "--submission".startswith(name)
 
 
 def _evaluate_checkpoint(args: argparse.Namespace) -> dict[str, Any] | None:

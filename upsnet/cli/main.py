@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from upsnet.cli.errors import MISTAKE, run_command
+from upsnet.cli.errors import run_command
 from upsnet.version import __version__
 
 COMMANDS = {
@@ -31,9 +31,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code, see `cli.errors`.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    return run_command(lambda: _run(words))
+
+
+def _run(words: list[str]) -> int:
     name = words[0] if words else "--help"
     if name in ("-h", "--help"):
-        print(_help())
+        print(_help(), flush=True)
         return 0
     if name == "--version":
         print(f"upsnet {__version__}")
@@ -41,9 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         remedy = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(COMMANDS)}"
-        print(f"error: unknown command {name!r}; {remedy}", file=sys.stderr)
-        return MISTAKE
-    return run_command(lambda: int(import_module(f"upsnet.cli.{name}").main(words[1:])))
+        raise ValueError(f"unknown command {name!r}; {remedy}")
+    return int(import_module(f"upsnet.cli.{name}").main(words[1:]))
 
 
 def _help() -> str:

@@ -43,8 +43,10 @@ def main(argv: Sequence[str]) -> int:
     if is_coco:
         packed = pack_coco(args.images, args.predictions, args.algorithm, args.output)
     else:
-        packed = pack_cityscapes(args.root or data_root() / "cityscapes", args.predictions, args.output)
-    for line in packed.warnings:
-        print(f"warning: {line}", file=sys.stderr)
+        packed = pack_cityscapes(args.root or data_root() / "cityscapes", args.predictions, args.output, _warn)
     print(f"{' and '.join(map(str, packed.archives))}: {packed.images} images")
     return 0
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)

@@ -43,7 +43,7 @@ def find_config(config: str | Path) -> Path:
         FileNotFoundError: neither exists. The message lists similar names.
     """
     path = Path(config)
-    if path.is_file():
+    if path.exists() and not path.is_dir():  # a pipe is good, too
         return path
     shipped = list_configs()
     if str(config) in shipped:

@@ -3,7 +3,7 @@
 A checkpoint or an exported file stores the format number of its config, so only the later steps apply. A config YAML
 has no number, so all steps apply. Therefore a step must not change a config that already has the newer format.
 
-To change the schema: add a step to `STEPS` and one to `models.checkpoint.WEIGHT_STEPS`, and store a file of the old
+To change the schema: add a step to `STEPS` and one to `models.file_format.WEIGHT_STEPS`, and store a file of the old
 format in `tests/files/`.
 """
 
@@ -60,7 +60,7 @@ def require_known_format(number: Any, *, source: str) -> None:
     Raises:
         UnknownFormatError: a newer version wrote the file, or the number is none.
     """
-    if not isinstance(number, int) or number < 1:
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
         raise UnknownFormatError(
             f"{source}: has format {str(number)[:40]!r}, expected a whole number; the file is damaged, or "
             "upsnet did not write it: export it again"

@@ -6,9 +6,9 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,12 @@ class Packed:
     """What was packed.
 
     Attributes:
-        archives: the zip files; images: how many they hold.
-        warnings: one line each.
+        archives: the zip files.
+        images: how many images they hold.
     """
 
     archives: tuple[Path, ...]
     images: int
-    warnings: list[str] = field(default_factory=list)
 
 
 def pack_coco(image_info: Path, predictions: Path, algorithm: str, output: Path) -> Packed:
@@ -68,13 +67,14 @@ def pack_coco(image_info: Path, predictions: Path, algorithm: str, output: Path)
     return Packed((archive,), len(images))
 
 
-def pack_cityscapes(root: Path, predictions: Path, output: Path) -> Packed:
+def pack_cityscapes(root: Path, predictions: Path, output: Path, warn: Callable[[str], None]) -> Packed:
     """Packs predictions of the Cityscapes test set for its server.
 
     Args:
         root: folder of leftImg8bit, which lists the test images.
         predictions: folder that `upsnet predict` wrote for all cities.
         output: folder for the two zip files, panoptic and semantic.
+        warn: called with a warning if the test set is not complete.
 
     Raises:
         FileNotFoundError, ValueError: as in `pack_predictions`.
@@ -84,10 +84,11 @@ def pack_cityscapes(root: Path, predictions: Path, output: Path) -> Packed:
         with Image.open(path) as image:
             images[cityscapes.image_id(path)] = ImageFile(path.name, image.height, image.width)
     expected = cityscapes.SPLIT_SIZES["test"]
-    warnings = [f"{root} has {len(images)} test images, the server expects {expected}"]
+    if len(images) != expected:
+        warn(f"{root} has {len(images)} test images, the server expects {expected}")
     archive, labels = (output / f"cityscapes_{task}_test.zip" for task in ("panoptic", "semantic"))
     pack_predictions(predictions, images, known_categories("cityscapes"), archive, labels=labels)
-    return Packed((archive, labels), len(images), warnings if len(images) != expected else [])
+    return Packed((archive, labels), len(images))
 
 
 def pack_predictions(

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from upsnet.config import CocoConfig, Config, DataConfig
+from upsnet.config.migrate import UnknownFormatError
 from upsnet.data.loader import PanopticDataset, data_root
 from upsnet.engine import distributed
 from upsnet.io.files import sync_folder
@@ -70,13 +71,15 @@ class CheckpointFiles:
         """The newest checkpoint that can be read, and a line for every one that cannot; None: there is no checkpoint.
 
         Raises:
-            ValueError: there are some, and none can be read.
+            ValueError: there are some, and none can be read; or a newer version wrote one.
         """
         faults: list[str] = []
         for path in [*([self.last] if self.last.exists() else []), *self.older()]:
             try:
                 checkpoint = load_checkpoint(path)
                 state = _complete(checkpoint, path)
+            except UnknownFormatError:  # not damaged, and never to be overwritten
+                raise
             except ValueError as error:
                 faults.append(str(error))
                 continue

@@ -6,6 +6,7 @@ import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from upsnet.config.migrate import UnknownFormatError, require_known_format
 from upsnet.data.loader import InferenceInput
 from upsnet.export import deployed_model  # noqa: F401 - registers the operators that a .pt2 calls
 from upsnet.models.checkpoint import read_description
+from upsnet.models.file_format import require_fields
 from upsnet.ops.backend import usable_device
 from upsnet.structures import PanopticBatch, PanopticOutput
 
@@ -101,6 +103,7 @@ def load_graph(
         raise ValueError(f"{path}: cannot be read as an exported model ({reason})") from None
     if wanted is not None and wanted.type != used.type:
         raise ValueError(f"{path}: runs on {used.type} here, expected {wanted.type}: {_REMEDIES[path.suffix]}")
+    require_fields(metadata, {"network_size": (list, NoneType), "batch_size": int}, source=str(path))
     # Files of the first version carry no number: they have format 1.
     config, categories = read_description(metadata, metadata.get("format", 1), source=str(path))
     size, divisor = metadata["network_size"], config.data.size_divisor

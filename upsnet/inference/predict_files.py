@@ -36,7 +36,7 @@ def predict_images(predictor: PanopticPredictor, images: list[Path], output: Pat
     for path in tqdm(images, desc="predict", disable=len(images) == 1):
         try:
             image = read_image(path, apply_exif=True)
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             failures.append(str(error))
             continue
         prediction = predictor(image)

@@ -1,16 +1,15 @@
 """Saves and loads checkpoints: one file with weights, config and categories.
 
 Files are written atomically, and loading one runs no code. A checkpoint carries a format number. `load_checkpoint`
-reads every format up to the current one: `config.migrate` updates the config, and `WEIGHT_STEPS` updates the weights.
+reads every format up to the current one: `config.migrate` updates the config, `models.file_format` the weights.
 """
 
 from __future__ import annotations
 
-import re
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any, TypedDict
 
 import torch
@@ -18,18 +17,11 @@ from torch import nn
 
 from upsnet.categories import CategorySet
 from upsnet.config import Config, parse_config
-from upsnet.config.migrate import current_format, require_known_format
+from upsnet.config.migrate import require_known_format
 from upsnet.io.files import atomic_path, sync_folder
 from upsnet.models.build import build_model
+from upsnet.models.file_format import format_number, format_text, migrated_weights, require_fields
 from upsnet.models.upsnet.model import UPSNet
-
-FORMAT_NAME = "upsnet-checkpoint"
-"""What the `format` of a checkpoint begins with; the format number follows, as in `upsnet-checkpoint-1`."""
-
-Weights = dict[str, torch.Tensor]
-
-WEIGHT_STEPS: tuple[Callable[[Weights], Weights], ...] = ()
-"""Step i turns weights of format i + 1 into those of format i + 2; as many as `config.migrate.STEPS`."""
 
 
 class TrainingState(TypedDict):
@@ -89,7 +81,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         OSError: it cannot be written; an older file of this name is as it was.
     """
     values = {
-        "format": f"{FORMAT_NAME}-{current_format()}",
+        "format": format_text(),
         "config": checkpoint.config.dump(),
         "categories": checkpoint.categories.to_json(),
         "weights": checkpoint.weights,
@@ -123,25 +115,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
         values = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds; all mean that the file is not a checkpoint
         raise ValueError(f"{path}: cannot be read as a checkpoint ({str(error).splitlines()[0]})") from None
-    file_format = _format_number(values.get("format")) if isinstance(values, dict) else None
-    if file_format is None:
-        raise ValueError(
-            f"{path}: not a checkpoint of this project, expected format '{FORMAT_NAME}-{current_format()}'; "
-            "train or export one"
-        )
-    config, categories = read_description(values, file_format, source=str(path))
-    weights = values["weights"]
-    for step in WEIGHT_STEPS[file_format - 1 :]:
-        weights = step(weights)
-    return Checkpoint(
-        config=config, categories=categories, weights=weights, metrics=values["metrics"], training=values["training"]
-    )
-
-
-def _format_number(text: Any) -> int | None:
-    """1 of `upsnet-checkpoint-1`; None of anything else."""
-    found = re.fullmatch(rf"{FORMAT_NAME}-(\d+)", text) if isinstance(text, str) else None
-    return None if found is None else int(found[1])
+    number = format_number(values, source=str(path))
+    config, categories = read_description(values, number, source=str(path))
+    weights = migrated_weights(values, source=str(path))
+    require_fields(values, {"metrics": (dict, NoneType), "training": (dict, NoneType)}, source=str(path))
+    return Checkpoint(config, categories, weights, values["metrics"], values["training"])
 
 
 def read_description(values: dict[str, Any], file_format: int, *, source: str) -> tuple[Config, CategorySet]:
@@ -156,6 +134,7 @@ def read_description(values: dict[str, Any], file_format: int, *, source: str) -
         ValueError: a newer version of this package wrote the file, or a value does not fit.
     """
     require_known_format(file_format, source=source)
+    require_fields(values, {"config": dict, "categories": list}, source=source)
     config = parse_config(values["config"], source=f"{source} (config)", file_format=file_format)
     return config, CategorySet.from_json(values["categories"], source=source)
 

@@ -54,10 +54,11 @@ def surroundings() -> list[tuple[str, str]]:
     """Date and versions."""
     versions = [f"upsnet {__version__}", f"Python {platform.python_version()}"]
     versions += [f"{name} {metadata.version(name)}" for name in ("torch", "numpy")]
+    program = Path(sys.argv[0]).name
     return [
         ("Date", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
         ("Versions", ", ".join(versions)),
-        ("Command", " ".join(sys.argv)),
+        ("Command", " ".join(["upsnet" if program.startswith("__main__") else program, *sys.argv[1:]])),
     ]
 
 

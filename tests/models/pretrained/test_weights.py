@@ -137,7 +137,8 @@ def test_classes_of_coco_are_kept_by_name(torchvision_file):
 def test_a_checkpoint_of_other_classes_keeps_those_with_the_same_name(tmp_path):
     old, new = some_classes("cat", "dog", "grass"), some_classes("dog", "bird", "cat", "grass")
     source, _ = make(categories=old)
-    torch.save({"weights": source.state_dict(), "categories": old.to_json()}, tmp_path / "old.pt")
+    values = {"format": "upsnet-checkpoint-1", "weights": source.state_dict(), "categories": old.to_json()}
+    torch.save(values, tmp_path / "old.pt")
     model, _ = make(categories=new)
     report = fill(model, read_weights(tmp_path / "old.pt"), new)
     assert report.kept == ["grass", "dog", "cat"]

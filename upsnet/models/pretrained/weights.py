@@ -19,6 +19,7 @@ from torchvision.models import get_model_weights
 
 from upsnet.categories import CategorySet
 from upsnet.models.backbone import ResNet
+from upsnet.models.file_format import migrated_weights
 from upsnet.models.pretrained.array_pickle import load_arrays
 from upsnet.models.pretrained.formats import RESNET, TRANSLATORS, Names, Weights, class_names
 
@@ -69,7 +70,7 @@ def read_weights(path: str | Path) -> Weights:
         categories = CategorySet.from_json(values["categories"], source=str(path))
         return Weights(
             "checkpoint of this project",
-            values["weights"],
+            migrated_weights(values, source=str(path)),
             class_names(categories),
             class_names(categories, things=True),
         )
