@@ -24,6 +24,9 @@ CONFIG_FOLDERS = (PACKAGE / "configs", PACKAGE.parent / "configs")
 
 logger = logging.getLogger(__name__)
 
+_MOVED = object()
+"""In the place of the value of a key that a migration has moved."""
+
 
 def list_configs() -> dict[str, Path]:
     """Lists the configs of this project: name -> path."""
@@ -101,12 +104,7 @@ def parse_config(
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        hint = (
-            "; a newer upsnet may have written the file: pip install --upgrade upsnet"
-            if _is_newer(error, file_format)
-            else ""
-        )
-        raise ValueError(f"{source}: {explain(error, Config)}{hint}") from None
+        raise ValueError(f"{source}: {explain(error, Config)}{_remedy(error, file_format)}") from None
 
 
 def merge_override(values: dict[str, Any], override: str) -> tuple[dict[str, Any], list[str]]:
@@ -134,9 +132,6 @@ def merge_override(values: dict[str, Any], override: str) -> tuple[dict[str, Any
     return (_merged(values, alone) if inner is _MOVED else _with(values, keys, inner)), changes
 
 
-_MOVED = object()
-
-
 def _merged(values: Any, more: Any) -> Any:
     """Nested dictionaries with the values of others laid over them."""
     if not isinstance(values, dict) or not isinstance(more, dict):
@@ -144,9 +139,11 @@ def _merged(values: Any, more: Any) -> Any:
     return {**values, **{key: _merged(values.get(key), value) for key, value in more.items()}}
 
 
-def _is_newer(error: ValidationError, file_format: int | None) -> bool:
-    """Whether a file may fail because a newer version added a key."""
-    return file_format is not None and any(problem["type"] == "extra_forbidden" for problem in error.errors())
+def _remedy(error: ValidationError, file_format: int | None) -> str:
+    """What to do if a file, and not a person, wrote an unknown key: a newer version may have added it."""
+    if file_format is None or all(problem["type"] != "extra_forbidden" for problem in error.errors()):
+        return ""
+    return "; a newer upsnet may have written the file: pip install --upgrade upsnet"
 
 
 def _with(values: Any, keys: list[str], value: Any) -> Any:
