@@ -163,8 +163,8 @@ class EvaluateConfig(Section):
 
     batch_size: PositiveInt = 1
     instance: bool | Literal["last"] = True
-    """Also COCO's instance AP, which takes about half of an evaluation: it needs the second detection list. last: only
-    in the last evaluation of a training."""
+    """Also COCO's instance AP (slower: it needs the second detection list). last: only in the last evaluation of a
+    training."""
     panels: Annotated[int, Field(ge=0)] = 4
     """Images shown in TensorBoard and written as overlays beside the truth."""
 
