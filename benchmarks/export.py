@@ -64,7 +64,7 @@ def measure(path: Path, form: str, size: tuple[int, int]) -> dict[str, Any]:
     """One form in this process."""
     predictor = PanopticPredictor.from_checkpoint(path, cuda_graph=form == "cuda_graph")
     if form == "compiled":
-        predictor.model.heads = torch.compile(predictor.model.heads)  # type: ignore[union-attr, method-assign]
+        predictor.model.raw = torch.compile(predictor.model.raw)  # type: ignore[union-attr, method-assign]
     image = Shapes(2, size, seed=5)[1].image
     start = time.perf_counter()
     prediction = predictor(image)

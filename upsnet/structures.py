@@ -6,7 +6,7 @@ T thing classes, H and W in pixels. ARCHITECTURE.md holds the number conventions
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -160,6 +160,24 @@ class Detections:
 
 
 @dataclass(frozen=True)
+class Instances:
+    """The instances of one image, each with a mask of its own, for AP; masks may overlap.
+
+    Attributes:
+        scores: float32 [K], 0..1.
+        labels: int64 [K], 1..T.
+        valid: bool [K]; the other slots are empty.
+        windows: makes the masks of the valid slots in their order, one at a time: a bool mask [h, w] on the host, and
+            row and column of its first pixel in the image. All pixels outside are False.
+    """
+
+    scores: Tensor
+    labels: Tensor
+    valid: Tensor
+    windows: Callable[[], Iterator[tuple[Tensor, int, int]]]
+
+
+@dataclass(frozen=True)
 class PanopticOutput:
     """What a model predicts for a batch; the same for every architecture.
 
@@ -168,14 +186,14 @@ class PanopticOutput:
         segment_classes: int64 [B, R], semantic channel of each row.
         segment_scores: float32 [B, R]; 1 for stuff.
         semantic: int32 [H, W] for each image: the semantic head alone (None unless asked for).
-        instances: the instance list (None unless asked for).
+        instances: the instances of each image (None unless asked for).
     """
 
     segment_ids: list[Tensor]
     segment_classes: Tensor
     segment_scores: Tensor
     semantic: list[Tensor] | None = None
-    instances: Detections | None = None
+    instances: list[Instances] | None = None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,9 +13,9 @@ from tests.conftest import TINY
 from upsnet.config import parse_config
 from upsnet.data.loader import open_dataset
 from upsnet.engine.evaluate import evaluate
-from upsnet.ops.boxes import scale_boxes
 from upsnet.ops.id_maps import segment_geometry
-from upsnet.structures import Detections, PanopticOutput
+from upsnet.ops.mask_paste import paste_in_windows
+from upsnet.structures import Instances, PanopticOutput
 
 IMAGES = 7
 SLOTS = 12
@@ -24,6 +25,7 @@ class NoisyTruth:
     """Stands for a model: shifts the truth and changes some classes, by chance that depends on the image alone."""
 
     training = False
+    tasks = frozenset({"panoptic", "semantic", "instance"})
 
     def eval(self):
         return self
@@ -33,12 +35,7 @@ class NoisyTruth:
 
     def predict(self, batch, **_):
         maps, classes, semantic = [], torch.zeros(len(batch), SLOTS, dtype=torch.long), []
-        found = {
-            "boxes": torch.zeros(len(batch), SLOTS, 4), "scores": torch.zeros(len(batch), SLOTS),
-            "labels": torch.ones(len(batch), SLOTS, dtype=torch.long),
-            "valid": torch.zeros(len(batch), SLOTS, dtype=torch.bool),
-            "mask_logits": torch.full((len(batch), SLOTS, 7, 7), 3.0),
-        }  # fmt: skip
+        instances = []
         for row, truth in enumerate(batch.truths):
             rng = np.random.default_rng(int(truth.image_id) + 5)
             ids = np.roll(truth.segment_map, rng.integers(0, 4, 2), (0, 1))
@@ -50,12 +47,12 @@ class NoisyTruth:
             semantic.append(torch.from_numpy(np.concatenate([[0], kinds])[ids]))
             _, boxes = segment_geometry(ids, len(kinds))
             things = np.flatnonzero(kinds >= 3)
-            at_network = scale_boxes(torch.from_numpy(boxes[things]).float(), truth.size, batch.network_sizes[row])
-            found["boxes"][row, : len(things)] = at_network
-            found["scores"][row, : len(things)] = torch.from_numpy(rng.integers(1, 4, len(things)) / 4).float()
-            found["labels"][row, : len(things)] = torch.from_numpy(kinds[things] - 2)
-            found["valid"][row, : len(things)] = True
-        return PanopticOutput(maps, classes, torch.ones(len(batch), SLOTS), semantic, Detections(**found))
+            count = len(things)
+            scores = torch.from_numpy(rng.integers(1, 4, count) / 4).float()
+            masks, valid = torch.full((count, 7, 7), 3.0), torch.ones(count, dtype=torch.bool)
+            windows = partial(paste_in_windows, masks, torch.from_numpy(boxes[things]).float(), valid, truth.size)
+            instances.append(Instances(scores, torch.from_numpy(kinds[things] - 2), valid, windows))
+        return PanopticOutput(maps, classes, torch.ones(len(batch), SLOTS), semantic, instances)
 
 
 def score(rank, world_size, folder):

@@ -38,9 +38,9 @@ class RecordedSteps:
 
     The first time runs as usual, which also chooses and compiles the kernels.
 
-    This needs fixed shapes, no wait for the host, and random choices that are a function of the batch: `UPSNet.loss`
-    has them all. The graphs add into the same gradients, which the first step makes: keep them where they are, with
-    `zero_grad(set_to_none=False)`.
+    This needs fixed shapes, no wait for the host, and random choices that are a function of the batch:
+    `PanopticModel.loss` has them all. The graphs add into the same gradients, which the first step makes: keep them
+    where they are, with `zero_grad(set_to_none=False)`.
 
     Args:
         device: a GPU.

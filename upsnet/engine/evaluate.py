@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,27 +26,25 @@ from upsnet.metrics.image_pair import ImagePair
 from upsnet.metrics.instance_ap import InstanceAP, encode_window
 from upsnet.metrics.panoptic_quality import PanopticQuality, SegmentTable
 from upsnet.metrics.semantic_iou import SemanticIoU
-from upsnet.models.upsnet.model import UPSNet
-from upsnet.ops.boxes import scale_boxes
-from upsnet.ops.mask_paste import paste_in_window
+from upsnet.models.base import PanopticModel
 from upsnet.report.collector import ReportCollector
-from upsnet.structures import Detections, PanopticBatch, PanopticOutput
+from upsnet.structures import Instances, PanopticBatch, PanopticOutput, Sample
 
 
 @dataclass
 class _Meters:
-    """The metrics that apply to a model with these heads."""
+    """The metrics that apply to what a model predicts."""
 
     panoptic: PanopticQuality | None
     semantic: SemanticIoU | None
     instance: InstanceAP | None
 
     @classmethod
-    def of(cls, heads: str, categories: CategorySet, *, with_instances: bool, boundary: bool) -> _Meters:
+    def of(cls, tasks: frozenset[str], categories: CategorySet, *, with_ap: bool, boundary: bool) -> _Meters:
         return cls(
-            PanopticQuality(categories, boundary=boundary) if heads == "both" else None,
-            SemanticIoU(categories) if heads != "instance" else None,
-            InstanceAP(categories) if heads != "semantic" and with_instances else None,
+            PanopticQuality(categories, boundary=boundary) if "panoptic" in tasks else None,
+            SemanticIoU(categories) if "semantic" in tasks else None,
+            InstanceAP(categories) if "instance" in tasks and with_ap else None,
         )
 
     def update(self, batch: PanopticBatch, output: PanopticOutput) -> None:
@@ -62,8 +59,7 @@ class _Meters:
             if self.semantic is not None and output.semantic is not None:
                 self.semantic.update(semantic_truth(truth), output.semantic[row].cpu().numpy())
             if self.instance is not None and output.instances is not None:
-                found = _instances(output.instances, row, batch.network_sizes[row], truth.size)
-                self.instance.update(truth, *found)
+                _add_instances(self.instance, truth, output.instances[row])
 
     def merge(self) -> None:
         """Brings the rows of all processes together."""
@@ -79,6 +75,13 @@ class _Meters:
             name: None if meter is None else meter.compute()
             for name, meter in (("panoptic", self.panoptic), ("semantic", self.semantic), ("instance", self.instance))
         }
+
+
+def _add_instances(meter: InstanceAP, truth: Sample, found: Instances) -> None:
+    """Adds the instances of an image, whose masks are made and encoded one at a time."""
+    valid = found.valid
+    masks = (encode_window(window.numpy(), top, left, truth.size) for window, top, left in found.windows())
+    meter.update(truth, found.scores[valid].cpu().numpy(), found.labels[valid].cpu().numpy(), masks)
 
 
 def _add_to_report(report: ReportCollector, batch: PanopticBatch, output: PanopticOutput) -> None:
@@ -100,23 +103,8 @@ def _picture(batch: PanopticBatch, row: int) -> np.ndarray:
     return batch.images[row, :, :height, :width].round().byte().permute(1, 2, 0).contiguous().numpy()
 
 
-def _instances(
-    found: Detections, row: int, network_size: tuple[int, int], size: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray, Iterator[dict[str, Any]]]:
-    """Scores [n], labels [n] and n run-length masks of one image's instance list, at the image's own size.
-
-    The masks are made one at a time, in the windows of their boxes: a stack of them would need n times the image.
-    """
-    valid = found.valid[row]
-    boxes = scale_boxes(found.boxes[row, valid], network_size, size).cpu()
-    logits = found.mask_logits[row, valid].cpu()
-    windows = (paste_in_window(*instance, size) for instance in zip(logits, boxes, strict=True))
-    masks = (encode_window(window.numpy(), top, left, size) for window, top, left in windows)
-    return found.scores[row, valid].cpu().numpy(), found.labels[row, valid].cpu().numpy(), masks
-
-
 def evaluate(
-    model: UPSNet,
+    model: PanopticModel,
     dataset: PanopticDataset,
     config: Config,
     device: torch.device,
@@ -134,7 +122,7 @@ def evaluate(
     Args:
         model: on `device`.
         dataset: with truth.
-        config: `data`, `model.heads` and `evaluate` count.
+        config: `data` and `evaluate` count.
         device: to run on.
         predictions: JSON to write COCO-panoptic predictions to; the PNGs go into the folder of its name.
         report: takes every image; at the end it holds those of all processes.
@@ -151,7 +139,7 @@ def evaluate(
         StopRequestedError: in all processes, if one was asked to stop.
     """
     with_ap = config.evaluate.instance is not False if with_ap is None else with_ap
-    meters = _Meters.of(config.model.heads, dataset.categories, with_instances=with_ap, boundary=boundary)
+    meters = _Meters.of(model.tasks, dataset.categories, with_ap=with_ap, boundary=boundary)
     writer = PanopticWriter(predictions, dataset.categories) if predictions else None
     rank, world_size = distributed.rank(), distributed.world_size()
     loader = test_loader(dataset, config.data, batch_size=config.evaluate.batch_size, rank=rank, world_size=world_size)
@@ -191,7 +179,7 @@ def evaluate(
 
 
 def comparison_panel(
-    model: UPSNet, dataset: PanopticDataset, config: Config, device: torch.device
+    model: PanopticModel, dataset: PanopticDataset, config: Config, device: torch.device
 ) -> npt.NDArray[np.uint8] | None:
     """Predictions beside truth for the first `evaluate.panels` images, in one picture [H, W, 3]."""
     training = model.training

@@ -47,7 +47,7 @@ def add_gradients(
     """The losses of a batch; the gradient of `share` of their weighted sum is added to the parameters' gradients.
 
     Args:
-        model: `UPSNet` while training, maybe wrapped for several processes.
+        model: a `PanopticModel` while training, maybe wrapped for several processes.
         precision: as `autocast_dtype` takes it.
     """
     device = batch.images.device

@@ -65,16 +65,16 @@ def evaluate_checkpoint(
     if config is not None:
         other = load_config(config, overrides)
         run = run.model_copy(update={"data": other.data, "evaluate": other.evaluate})
-    is_panoptic = run.model.heads == "both"
+    model = replace(checkpoint, config=run).build()
+    is_panoptic = "panoptic" in model.tasks
     if report_images is not None and not is_panoptic:
         raise ValueError(
-            f"--report: model.heads is {run.model.heads}, expected both, because the report shows PQ; "
-            "evaluate without --report"
+            f"--report: the model predicts {', '.join(sorted(model.tasks))}, expected panoptic (model.heads=both), "
+            "because the report shows PQ; evaluate without --report"
         )
     dataset = open_dataset(run.data.val, checkpoint.categories)
     report = None if report_images is None else ReportCollector(dataset.categories, report_images)
     with distributed.process_group() as device:
-        model = replace(checkpoint, config=run).build()
         model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         metrics = evaluate(
             model,

@@ -39,11 +39,11 @@ from upsnet.engine.resume import (
 from upsnet.engine.signals import StopRequestedError, StopSignals
 from upsnet.io.files import atomic_path, write_json
 from upsnet.io.images import write_image
+from upsnet.models.base import PanopticModel
 from upsnet.models.build import build_model
 from upsnet.models.checkpoint import Checkpoint, TrainingState, load_weights, save_checkpoint
 from upsnet.models.compiled import compile_loss
 from upsnet.models.pretrained.weights import fill, read_weights
-from upsnet.models.upsnet.model import UPSNet
 from upsnet.ops.backend import training_format
 from upsnet.structures import PanopticBatch
 
@@ -152,7 +152,7 @@ class Trainer:
         self.val_set: PanopticDataset = open_dataset(config.data.val, self.categories)
         self.data = describe_data(self.train_set, self.val_set, config.data)
         torch.manual_seed(config.seed)
-        self.model: UPSNet = build_model(config, self.categories, pretrained=not (found or init))
+        self.model: PanopticModel = build_model(config, self.categories, pretrained=not (found or init))
         if config.train.sync_batch_norm:
             distributed.synchronize_batch_norms(self.model, device)
         self.model.to(device, memory_format=training_format(device))  # type: ignore[call-overload]

@@ -101,7 +101,7 @@ class DeployedModel(nn.Module):
             [B, R, 4] (XYXY, ends exclusive), valid bool [B, R] (the segment has pixels).
         """
         head = self.model.panoptic_head
-        semantic, found, _ = self.model.heads(images, image_sizes)
+        semantic, found, _ = self.model.raw(images, image_sizes)
         assert semantic is not None
         assert found is not None
         ids = panoptic_segments(

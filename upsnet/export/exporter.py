@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch.export import Dim, ExportedProgram
@@ -16,6 +16,7 @@ from upsnet.export.deployed_model import DeployedModel
 from upsnet.export.exported_model import METADATA, OUTPUTS
 from upsnet.export.verify import Agreement, compare
 from upsnet.io.files import atomic_path
+from upsnet.models.base import PanopticModel
 from upsnet.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from upsnet.models.inference_form import compute_in, fold_norms
 from upsnet.models.upsnet.model import UPSNet
@@ -78,9 +79,11 @@ def export_graph(
     """
     source, target = Path(source), Path(target)
     checkpoint = load_checkpoint(source)
-    if checkpoint.config.model.heads != "both":
+    whole = checkpoint.build()
+    if "panoptic" not in whole.tasks:
         raise ValueError(
-            f"{source}: model.heads is {checkpoint.config.model.heads}, expected both: the fusion is exported"
+            f"{source}: the model predicts {', '.join(sorted(whole.tasks))}, expected panoptic (model.heads=both): the "
+            "fusion is exported"
         )
     _check_request(target, size, checkpoint.config.data.size_divisor, batch_size, precision, compile_for)
     metadata = {
@@ -93,7 +96,7 @@ def export_graph(
         "compiled_for": None if compile_for is None else compile_for.type,
         "versions": {"upsnet": __version__, "torch": torch.__version__},
     }
-    model = compute_in(fold_norms(checkpoint.build()), _DTYPES[precision])
+    model = compute_in(fold_norms(whole), _DTYPES[precision])
     program = _trace(model, checkpoint, size, batch_size)
     with atomic_path(target) as temporary:
         if target.suffix == ".onnx":
@@ -113,8 +116,8 @@ def export_graph(
                 f"{100 * agreement.disagreement:.2f} % of the pixels, expected at most {100 * limit:.1f} %"
             )
         if precision != "fp32":
-            whole = compare(fold_norms(checkpoint.build()).to(device), checkpoint, temporary, device)
-            agreement = replace(agreement, drift=whole.disagreement)
+            against_whole = compare(fold_norms(checkpoint.build()).to(device), checkpoint, temporary, device)
+            agreement = replace(agreement, drift=against_whole.disagreement)
             if agreement.drift > MAX_DRIFT:
                 raise ValueError(
                     f"{target}: not written: in {precision} the model differs from itself in 32 bits on "
@@ -145,7 +148,9 @@ def _check_request(
         raise ValueError("--device cuda: no GPU here, expected one to compile for")
 
 
-def _trace(model: UPSNet, checkpoint: Checkpoint, size: tuple[int, int] | None, batch_size: int) -> ExportedProgram:
+def _trace(
+    model: PanopticModel, checkpoint: Checkpoint, size: tuple[int, int] | None, batch_size: int
+) -> ExportedProgram:
     data = checkpoint.config.data
     divisor = data.size_divisor
     height, width = size or (8 * divisor, 10 * divisor)
@@ -160,7 +165,7 @@ def _trace(model: UPSNet, checkpoint: Checkpoint, size: tuple[int, int] | None, 
     shapes = (images, None, {0: Dim("height", min=2), 1: Dim("width", min=2)})
     rule = (data.test_short_side, data.test_max_side) if in_float and data.test_short_side else None
     model.to(memory_format=torch.channels_last)
-    deployed = DeployedModel(model, checkpoint.categories, rule).eval()
+    deployed = DeployedModel(cast(UPSNet, model), checkpoint.categories, rule).eval()
     with torch.no_grad(), exporting():
         return torch.export.export(deployed, inputs, dynamic_shapes=shapes)
 

@@ -15,8 +15,8 @@ import torch
 from upsnet.data.loader import open_dataset
 from upsnet.data.shapes import Shapes
 from upsnet.export.exported_model import load_graph
+from upsnet.models.base import PanopticModel
 from upsnet.models.checkpoint import Checkpoint
-from upsnet.models.upsnet.model import UPSNet
 from upsnet.structures import PanopticOutput
 
 REAL_PICTURES = 2
@@ -50,7 +50,7 @@ class Agreement:
         return (self.stuff + self.things + self.void) / max(1, self.pixels)
 
 
-def compare(model: UPSNet, checkpoint: Checkpoint, path: Path, device: torch.device) -> Agreement:
+def compare(model: PanopticModel, checkpoint: Checkpoint, path: Path, device: torch.device) -> Agreement:
     """Runs a model and its exported file on pictures of the validation set, on generated scenes, and on noise.
 
     Args:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from upsnet.models.upsnet.model import UPSNet
+from upsnet.models.base import PanopticModel
 from upsnet.structures import PanopticBatch, PanopticOutput
 
 MAX_GRAPHS = 8
@@ -24,20 +24,20 @@ class _Recording:
 
 
 class GraphedModel:
-    """`UPSNet.predict`, recorded for each combination of sizes: it has fixed shapes and never waits for the host.
+    """`PanopticModel.predict`, recorded for each combination of sizes: its shapes are fixed, and it never waits.
 
     Args:
         model: in evaluation mode, on a GPU; its weights must stay where they are.
     """
 
-    def __init__(self, model: UPSNet) -> None:
+    def __init__(self, model: PanopticModel) -> None:
         self.model = model
         self.recordings: OrderedDict[tuple[object, ...], _Recording] = OrderedDict()
         self.pool = torch.cuda.graph_pool_handle()
 
     @torch.no_grad()
     def predict(self, batch: PanopticBatch) -> PanopticOutput:
-        """As `UPSNet.predict`, at the original sizes."""
+        """As `PanopticModel.predict`, at the original sizes."""
         key = (
             tuple(batch.images.shape), batch.images.dtype, tuple(batch.network_sizes), tuple(batch.original_sizes),
             tuple(batch.scales),

@@ -21,9 +21,9 @@ from upsnet.export.exported_model import ExportedModel, load_graph
 from upsnet.inference.cuda_graph import GraphedModel
 from upsnet.io.images import read_image, to_rgb
 from upsnet.io.predictions import to_prediction
+from upsnet.models.base import PanopticModel
 from upsnet.models.checkpoint import Checkpoint, load_checkpoint
 from upsnet.models.inference_form import fold_norms
-from upsnet.models.upsnet.model import UPSNet
 from upsnet.ops.backend import has_kernels, usable_device
 from upsnet.structures import PanopticPrediction
 
@@ -34,7 +34,7 @@ class PanopticPredictor:
     """Segments pictures of any size.
 
     Args:
-        model: `UPSNet`, or an exported one.
+        model: `PanopticModel`, or an exported one.
         categories: its classes.
         make_input: the preprocessing it was trained with.
         device: where it runs.
@@ -47,7 +47,7 @@ class PanopticPredictor:
 
     def __init__(
         self,
-        model: UPSNet | ExportedModel,
+        model: PanopticModel | ExportedModel,
         categories: CategorySet,
         make_input: InferenceInput,
         device: torch.device | str = "cpu",
@@ -55,11 +55,11 @@ class PanopticPredictor:
         cuda_graph: bool = False,
     ) -> None:
         self.device = usable_device(device)
-        self.model: UPSNet | ExportedModel | GraphedModel = model
-        if isinstance(model, UPSNet):
+        self.model: PanopticModel | ExportedModel | GraphedModel = model
+        if isinstance(model, PanopticModel):
             model.eval().to(self.device)
         if cuda_graph:
-            if not has_kernels(torch.empty(0, device=self.device)) or not isinstance(model, UPSNet):
+            if not has_kernels(torch.empty(0, device=self.device)) or not isinstance(model, PanopticModel):
                 raise ValueError(
                     f"cuda_graph=True with {type(model).__name__} on {self.device}, "
                     "expected a checkpoint on a GPU, and Triton"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from upsnet.categories import CategorySet
 from upsnet.config import Config, ModelConfig
 from upsnet.models.backbone import ResNet
+from upsnet.models.base import PanopticModel
 from upsnet.models.pretrained.weights import load_backbone_weights
 from upsnet.models.upsnet.fpn import FPN
 from upsnet.models.upsnet.instance_head import DetectionRule, InstanceHead
@@ -22,7 +23,7 @@ def build_anchors(model: ModelConfig) -> Anchors:
     return Anchors(shapes, LEVEL_STRIDES[: len(shapes)], model.rpn.anchor_offset)
 
 
-def build_model(config: Config, categories: CategorySet, *, pretrained: bool = True) -> UPSNet:
+def build_model(config: Config, categories: CategorySet, *, pretrained: bool = True) -> PanopticModel:
     """Builds the model of a config.
 
     Args:

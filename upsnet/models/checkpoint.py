@@ -19,9 +19,9 @@ from upsnet.categories import CategorySet
 from upsnet.config import Config, parse_config
 from upsnet.config.migrate import require_known_format
 from upsnet.io.files import atomic_path, sync_folder
+from upsnet.models.base import PanopticModel
 from upsnet.models.build import build_model
 from upsnet.models.file_format import format_number, format_text, migrated_weights, require_fields
-from upsnet.models.upsnet.model import UPSNet
 
 
 class TrainingState(TypedDict):
@@ -67,7 +67,7 @@ class Checkpoint:
     metrics: dict[str, Any] | None = None
     training: TrainingState | None = None
 
-    def build(self) -> UPSNet:
+    def build(self) -> PanopticModel:
         """The model with these weights, in evaluation mode."""
         model = build_model(self.config, self.categories, pretrained=False)
         load_weights(model, self.weights, source="checkpoint")

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from upsnet.models.upsnet.model import UPSNet
+from upsnet.models.base import PanopticModel
 from upsnet.structures import PanopticBatch
 
 SLOTS = 16
 """Slots of the truth come in powers of two, from this on."""
 
 
-def compile_loss(model: UPSNet, backend: str = "inductor") -> None:
+def compile_loss(model: PanopticModel, backend: str = "inductor") -> None:
     """Compiles `model.loss` in place, as one graph without breaks; weights and their names stay what they are.
 
     The first batch of a size compiles for it; from the second size on the height and the width are variables of one

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -71,3 +72,18 @@ def paste_in_window(mask_logits: Tensor, box: Tensor, size: tuple[int, int]) -> 
         return torch.zeros(0, 0, dtype=torch.bool), 0, 0
     x, y = (torch.arange(low, high, device=box.device) + 0.5 for low, high in ((left, right), (top, bottom)))
     return paste_masks(mask_logits, box, x, y) > 0, top, left
+
+
+def paste_in_windows(
+    mask_logits: Tensor, boxes: Tensor, valid: Tensor, size: tuple[int, int]
+) -> Iterator[tuple[Tensor, int, int]]:
+    """`paste_in_window` of the valid slots, on the host, one at a time: a stack of masks takes gigabytes.
+
+    Args:
+        mask_logits: float32 [K, M, M].
+        boxes: float32 [K, 4], XYXY in pixels of the image.
+        valid: bool [K].
+        size: (H, W) of the image.
+    """
+    for logits, box in zip(mask_logits[valid].cpu(), boxes[valid].cpu(), strict=True):
+        yield paste_in_window(logits, box, size)

@@ -74,7 +74,9 @@ def render(collector: ReportCollector, metrics: dict[str, Any], identity: Identi
         ValueError: there are no panoptic metrics to report.
     """
     if metrics["panoptic"] is None:
-        raise ValueError("the report needs panoptic metrics, expected a model with model.heads=both")
+        raise ValueError(
+            "the report needs panoptic metrics, expected a model that predicts panoptic (model.heads=both)"
+        )
     stats = summarize(collector)
     parts = (
         sections.overview(metrics, len(collector.rows)),

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from upsnet.models.backbone import ResNet
+from upsnet.models.base import PanopticModel
 from upsnet.models.layers import zero_padding
 from upsnet.models.upsnet.fpn import FPN
 from upsnet.models.upsnet.instance_head import DetectionRule, InstanceHead, SampledRois
@@ -17,10 +20,12 @@ from upsnet.models.upsnet.matching import crowd_integral, mask_targets, semantic
 from upsnet.models.upsnet.panoptic_head import NOTHING, PanopticHead
 from upsnet.models.upsnet.rpn import RPN
 from upsnet.models.upsnet.semantic_head import SemanticHead
+from upsnet.ops.boxes import scale_boxes
+from upsnet.ops.mask_paste import paste_in_windows
 from upsnet.ops.panoptic_fusion.slots import STRIDE
 from upsnet.ops.roi_align import FeatureLayout, roi_align
 from upsnet.ops.sampling import gather_rows
-from upsnet.structures import Detections, PanopticBatch, PanopticOutput, PanopticTarget
+from upsnet.structures import Detections, Instances, PanopticBatch, PanopticOutput, PanopticTarget
 
 ROI_STRIDES = (4, 8, 16, 32)
 SEMANTIC_ROI_BINS = 28
@@ -54,7 +59,21 @@ class MaskBatch:
     keep: Tensor | None = None
 
 
-class UPSNet(nn.Module):
+class UPSNetRaw(NamedTuple):
+    """What UPSNet learns to say of a batch.
+
+    Attributes:
+        semantic_logits: float32 [B, S + T, H / 4, W / 4]; None without a semantic head.
+        panoptic: the detections that the panoptic head fuses; None without an instance head.
+        instances: the detections for AP; None unless asked for.
+    """
+
+    semantic_logits: Tensor | None
+    panoptic: Detections | None
+    instances: Detections | None
+
+
+class UPSNet(PanopticModel):
     """The whole model. `forward` gives losses while training, and predictions otherwise.
 
     Args:
@@ -93,15 +112,14 @@ class UPSNet(nn.Module):
         self.backbone, self.fpn = backbone, fpn
         self.semantic_head, self.rpn, self.instance_head = semantic_head, rpn, instance_head
         self.panoptic_head = panoptic_head
+        has = {"semantic": semantic_head is not None, "instance": instance_head is not None}
+        has["panoptic"] = all(has.values())
+        self.tasks = frozenset(task for task, is_there in has.items() if is_there)
         self.panoptic_rule, self.instance_rule = panoptic_rule, instance_rule
         self.loss_weights, self.loss_over_ignored = loss_weights, loss_over_ignored
         self.roi_convention = roi_convention
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(1, 3, 1, 1))
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(1, 3, 1, 1))
-
-    def forward(self, batch: PanopticBatch) -> dict[str, Tensor] | PanopticOutput:
-        """`loss(batch)` while training, else `predict(batch)`."""
-        return self.loss(batch) if self.training else self.predict(batch)
 
     def features(self, images: Tensor, image_sizes: Tensor) -> list[Tensor]:
         """Images and their valid sizes -> pyramid levels; what stands in the padding has no effect."""
@@ -110,19 +128,12 @@ class UPSNet(nn.Module):
         as_weights = torch.channels_last if is_last else torch.contiguous_format
         return self.fpn(self.backbone(zero_padding(images, image_sizes).contiguous(memory_format=as_weights)))
 
-    def heads(
-        self, images: Tensor, image_sizes: Tensor, *, with_instances: bool = False
-    ) -> tuple[Tensor | None, Detections | None, Detections | None]:
-        """Inference up to the fusion: semantic logits, the panoptic list, and the instance list; None without its head.
-
-        Args:
-            images: uint8 or float32 [B, 3, H, W]; image_sizes: int64 [B, 2], the valid (H, W).
-            with_instances: also the instance list.
-        """
+    def raw(self, images: Tensor, image_sizes: Tensor, *, with_instances: bool = False) -> UPSNetRaw:
+        """As `PanopticModel.raw`: semantic logits and detections."""
         levels = self.features(images, image_sizes)
         semantic_logits = None if self.semantic_head is None else self.semantic_head(levels[:4])
         if self.rpn is None or self.instance_head is None:
-            return semantic_logits, None, None
+            return UPSNetRaw(semantic_logits, None, None)
         rois, valid = self.rpn.propose(self.rpn(levels[: len(self.rpn.anchors.strides)]), image_sizes)
         layout = FeatureLayout.of(levels[:4], ROI_STRIDES, self.roi_convention)
         outputs = self.instance_head.box_outputs(layout, rois, valid)
@@ -130,7 +141,35 @@ class UPSNet(nn.Module):
         instances = None
         if with_instances:
             instances = self.instance_head.detect(layout, outputs, image_sizes, self.instance_rule)
-        return semantic_logits, panoptic, instances
+        return UPSNetRaw(semantic_logits, panoptic, instances)
+
+    def fuse(
+        self,
+        raw: UPSNetRaw,
+        image_sizes: Sequence[tuple[int, int]],
+        output_sizes: Sequence[tuple[int, int]],
+        *,
+        scales: Sequence[float | None] = (),
+        with_semantic: bool = False,
+    ) -> PanopticOutput:
+        """As `PanopticModel.fuse`: the panoptic head."""
+        output = self.panoptic_head(
+            raw.semantic_logits,
+            raw.panoptic,
+            image_sizes,
+            output_sizes,
+            with_semantic=with_semantic and raw.semantic_logits is not None,
+            scales=scales,
+        )
+        found = raw.instances
+        if found is None:
+            return output
+        instances = []
+        for row, (network, size) in enumerate(zip(image_sizes, output_sizes, strict=True)):
+            masks, boxes, valid = found.mask_logits[row], scale_boxes(found.boxes[row], network, size), found.valid[row]
+            windows = partial(paste_in_windows, masks, boxes, valid, size)
+            instances.append(Instances(found.scores[row], found.labels[row], valid, windows))
+        return replace(output, instances=instances)
 
     def loss(self, batch: PanopticBatch) -> dict[str, Tensor]:
         """The losses of a training batch, unweighted, by name; each is averaged over the images."""
@@ -193,33 +232,3 @@ class UPSNet(nn.Module):
         boxes = torch.cat([boxes, gather_rows(truth.boxes, shown)], 1)
         labels = torch.cat([labels, gather_rows(truth.labels, shown)], 1)
         return MaskBatch(boxes, labels, slots, count, shown, keep)
-
-    @torch.no_grad()
-    def predict(
-        self,
-        batch: PanopticBatch,
-        output_sizes: Sequence[tuple[int, int]] | None = None,
-        *,
-        with_semantic: bool = False,
-        with_instances: bool = False,
-    ) -> PanopticOutput:
-        """Predicts a batch.
-
-        Args:
-            batch: images and their valid sizes.
-            output_sizes: (H, W) of each result; by default the images' original sizes.
-            with_semantic: also the semantic head's own map.
-            with_instances: also the instance list, with masks (COCO's AP list).
-        """
-        semantic_logits, panoptic, instances = self.heads(
-            batch.images, batch.image_sizes, with_instances=with_instances
-        )
-        fused = self.panoptic_head(
-            semantic_logits,
-            panoptic,
-            batch.network_sizes,
-            output_sizes or batch.original_sizes,
-            with_semantic=with_semantic and semantic_logits is not None,
-            scales=batch.scales,
-        )
-        return replace(fused, instances=instances)

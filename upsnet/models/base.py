@@ -1,0 +1,92 @@
+"""What engine, evaluation, inference and export know of an architecture."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from upsnet.structures import PanopticBatch, PanopticOutput
+
+Size = tuple[int, int]
+
+
+class PanopticModel(nn.Module, ABC):
+    """A model that gives every pixel a class and every instance a mask.
+
+    An architecture implements `loss`, `raw` and `fuse`. `raw` and `fuse` have fixed shapes and never wait for the
+    device, so that CUDA graphs and exports can record them.
+
+    Attributes:
+        tasks: what it predicts, of `panoptic`, `semantic` and `instance`.
+        loss_weights: weight of each loss by its name (`loss_class`); `loss` may skip those of weight 0.
+    """
+
+    tasks: frozenset[str]
+    loss_weights: dict[str, float]
+
+    def forward(self, batch: PanopticBatch) -> dict[str, Tensor] | PanopticOutput:
+        """`loss(batch)` while training, else `predict(batch)`."""
+        return self.loss(batch) if self.training else self.predict(batch)
+
+    @abstractmethod
+    def loss(self, batch: PanopticBatch) -> dict[str, Tensor]:
+        """The losses of a training batch, unweighted scalars by name, each averaged over the images.
+
+        Raises:
+            ValueError: the batch has no target.
+        """
+
+    @abstractmethod
+    def raw(self, images: Tensor, image_sizes: Tensor, *, with_instances: bool = False) -> Any:
+        """Everything that is learnt: a named tuple of tensors, which `fuse` takes.
+
+        Args:
+            images: uint8, or float32 in 0..255, [B, 3, H, W], RGB, padded at the bottom and the right.
+            image_sizes: int64 [B, 2], (H, W) of the valid part of each image.
+            with_instances: also what AP needs.
+        """
+
+    @abstractmethod
+    def fuse(
+        self,
+        raw: Any,
+        image_sizes: Sequence[Size],
+        output_sizes: Sequence[Size],
+        *,
+        scales: Sequence[float | None] = (),
+        with_semantic: bool = False,
+    ) -> PanopticOutput:
+        """Makes the prediction; it has no parameters.
+
+        Args:
+            raw: what `raw` returned.
+            image_sizes: (H, W) of the valid network input of each image, on the host.
+            output_sizes: (H, W) of each result.
+            scales: as in `PanopticBatch`.
+            with_semantic: also the map of the semantic head.
+        """
+
+    @torch.no_grad()
+    def predict(
+        self,
+        batch: PanopticBatch,
+        output_sizes: Sequence[Size] | None = None,
+        *,
+        with_semantic: bool = False,
+        with_instances: bool = False,
+    ) -> PanopticOutput:
+        """Predicts a batch.
+
+        Args:
+            batch: images and their valid sizes.
+            output_sizes: (H, W) of each result; by default the images' original sizes.
+            with_semantic: also the map of the semantic head.
+            with_instances: also the instances with a mask of their own each, for AP.
+        """
+        raw = self.raw(batch.images, batch.image_sizes, with_instances=with_instances)
+        sizes = output_sizes or batch.original_sizes
+        return self.fuse(raw, batch.network_sizes, sizes, scales=batch.scales, with_semantic=with_semantic)
