@@ -90,7 +90,7 @@ class Ours:
         config = load_config(ROOT / "configs/coco_r50.yaml", [*OPTIONS, f"model.backbone.name={name}"])
         model = build_model(config, known_categories("coco"), pretrained=False)
         self.model: nn.Module = model
-        weights = {name: weight * LOSS_SCALE for name, weight in config.loss.weights().items()}
+        weights = {name: weight * LOSS_SCALE for name, weight in config.model.loss.weights().items()}
         model.to(device, memory_format=training_format(device))  # type: ignore[call-overload]
         self.batch = batch.to(device)
         calm(model.backbone)

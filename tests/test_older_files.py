@@ -235,7 +235,7 @@ def test_an_older_checkpoint_resumes_with_todays_key(tmp_path, first_step):
     path = unpack("last.pt", tmp_path)
     values = torch.load(path, weights_only=True)
     torch.save({**values, "config": with_old_key(values["config"])}, path)
-    config = parse_config(values["config"], ["data.num_workers=0"], source="test", file_format=migrate.current_format())
+    config = parse_config(with_old_key(values["config"]), ["data.num_workers=0"], source="test", file_format=1)
     assert Trainer(config, tmp_path, torch.device("cpu"), resume=True).iteration == 400
     other = config.train.model_copy(update={"lr": 1.0})
     with pytest.raises(ValueError, match=r"--resume: train\.lr is 1\.0, expected"):

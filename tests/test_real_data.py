@@ -29,7 +29,7 @@ def test_the_coco_recipe_learns_on_two_real_images(real_data, run_tool, tmp_path
     ]  # fmt: skip
     code, _, err = run_tool("train", "--config", ROOT / "configs/coco_r50.yaml", "--output", tmp_path / "run", *options)
     assert code == 0, err
-    weights = load_config(ROOT / "configs/coco_r50.yaml").loss.weights()
+    weights = load_config(ROOT / "configs/coco_r50.yaml").model.loss.weights()
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     totals = [sum(weights[k] * v for k, v in row.items() if k in weights) for row in rows if "loss_mask" in row]
     assert totals[-1] < 0.8 * totals[0]

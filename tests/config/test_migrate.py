@@ -101,3 +101,20 @@ def test_an_override_with_a_moved_key_keeps_the_rest_of_both_sections(two_steps)
 def test_an_unknown_key_in_a_file_may_mean_that_the_file_is_newer():
     with pytest.raises(ValueError, match=r"unknown key 'model\.colour'.*a newer upsnet may have written the file"):
         parse_config({**TINY, "model": {"colour": 1}}, source="model.pt", file_format=migrate.current_format())
+
+
+def test_losses_of_format_1_are_found_in_the_model(caplog):
+    """Format 2 moved the section `loss` into `model`, where each architecture has its own."""
+    old = {**TINY, "loss": {"panoptic": 0.5, "class": 2.0}}
+    with caplog.at_level(logging.WARNING):
+        config = parse_config(old, ["loss.semantic=0.25", "model.fpn_channels=32"], source="a.yaml")
+    weights = config.model.loss.weights()
+    assert (weights["loss_panoptic"], weights["loss_class"], weights["loss_semantic"]) == (0.5, 2.0, 0.25)
+    assert config.model.fpn_channels == 32
+    assert config.model.backbone.width == TINY["model"]["backbone"]["width"]
+    assert caplog.messages == [
+        "warning: a.yaml: key 'loss' is now 'model.loss'; use the new key in the file or in the override"
+    ]
+    assert parse_config(old, source="model.pt", file_format=1).model.loss.panoptic == 0.5
+    with pytest.raises(ValueError, match="unknown key 'loss'"):
+        parse_config(old, source="model.pt", file_format=2)

@@ -112,7 +112,7 @@ def test_four_images_can_be_learnt_by_heart(make_config, tmp_path):
         "model.instance.mask_channels=32",
         "model.instance.roi_samples=48",
         "model.instance.positive_fraction=0.5",
-        "loss.semantic_roi=0",
+        "model.loss.semantic_roi=0",
         "train.precision=auto",
         "train.optimizer=adamw",
         "train.lr=0.003",

@@ -9,12 +9,19 @@ from upsnet.config.run import (
     Config,
     DataConfig,
     EvaluateConfig,
-    LossConfig,
     ShapesConfig,
     Source,
     TrainConfig,
 )
-from upsnet.config.upsnet import BackboneConfig, InstanceConfig, ModelConfig, PanopticConfig, RPNConfig, SemanticConfig
+from upsnet.config.upsnet import (
+    BackboneConfig,
+    InstanceConfig,
+    LossConfig,
+    ModelConfig,
+    PanopticConfig,
+    RPNConfig,
+    SemanticConfig,
+)
 
 __all__ = [
     "AugmentConfig",

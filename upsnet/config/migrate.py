@@ -45,7 +45,9 @@ class UnknownFormatError(ValueError):
     """This version cannot read the format of a file."""
 
 
-STEPS: tuple[Step, ...] = ()
+STEPS: tuple[Step, ...] = (
+    rename_key("loss", "model.loss"),  # each architecture has its own losses
+)
 """Step i turns a config of format i + 1 into one of format i + 2."""
 
 

@@ -86,27 +86,6 @@ class DataConfig(Section):
     """How many training images a process may find unreadable, and replace by others, before training stops."""
 
 
-class LossConfig(Section):
-    """Weight of each loss; 0 skips its computation where that saves time."""
-
-    rpn_objectness: Weight = 1.0
-    rpn_box: Weight = 1.0
-    class_: Annotated[Weight, Field(alias="class")] = 1.0
-    box: Weight = 1.0
-    mask: Weight = 1.0
-    semantic: Weight = 1.0
-    semantic_roi: Weight = 0.2
-    panoptic: Weight = 1.0
-    normalizer: Literal["labelled", "official"] = "labelled"
-    """official: the semantic RoI and the panoptic loss are averaged over ignored pixels too, and the objectness over
-    `rpn.samples` whatever was sampled."""
-
-    def weights(self) -> dict[str, float]:
-        """Loss name (`loss_class`, ...) -> weight."""
-        values = self.model_dump(by_alias=True, exclude={"normalizer"})
-        return {f"loss_{name}": value for name, value in values.items()}
-
-
 class TrainConfig(Section):
     """Optimiser and schedule, in iterations; `batch_size` is images per step over all processes."""
 
@@ -175,7 +154,6 @@ class Config(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     data: DataConfig
     model: ModelConfig = ModelConfig()
-    loss: LossConfig = LossConfig()
     train: TrainConfig
     evaluate: EvaluateConfig = EvaluateConfig()
 

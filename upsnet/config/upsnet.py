@@ -117,9 +117,31 @@ class PanopticConfig(Section):
     """Share of them that is kept; the rest teaches the unknown channel."""
 
 
+class LossConfig(Section):
+    """Weight of each loss; 0 skips its computation where that saves time."""
+
+    rpn_objectness: Weight = 1.0
+    rpn_box: Weight = 1.0
+    class_: Annotated[Weight, Field(alias="class")] = 1.0
+    box: Weight = 1.0
+    mask: Weight = 1.0
+    semantic: Weight = 1.0
+    semantic_roi: Weight = 0.2
+    panoptic: Weight = 1.0
+    normalizer: Literal["labelled", "official"] = "labelled"
+    """official: the semantic RoI and the panoptic loss are averaged over ignored pixels too, and the objectness over
+    `rpn.samples` whatever was sampled."""
+
+    def weights(self) -> dict[str, float]:
+        """Loss name (`loss_class`, ...) -> weight."""
+        values = self.model_dump(by_alias=True, exclude={"normalizer"})
+        return {f"loss_{name}": value for name, value in values.items()}
+
+
 class ModelConfig(Section):
     """UPSNet."""
 
+    architecture: Literal["upsnet"] = "upsnet"
     heads: Literal["both", "semantic", "instance"] = "both"
     backbone: BackboneConfig = BackboneConfig()
     fpn_channels: PositiveInt = 256
@@ -136,3 +158,4 @@ class ModelConfig(Section):
     panoptic: PanopticConfig = PanopticConfig()
     pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     pixel_std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (58.395, 57.12, 57.375)
+    loss: LossConfig = LossConfig()

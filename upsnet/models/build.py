@@ -52,7 +52,7 @@ def build_model(config: Config, categories: CategorySet, *, pretrained: bool = T
     if pretrained and model.backbone.weights is not None:
         load_backbone_weights(backbone, model.backbone.name, model.backbone.weights)
     channels, num_levels = model.fpn_channels, len(model.rpn.shapes())
-    is_official = config.loss.normalizer == "official"
+    is_official = model.loss.normalizer == "official"
     rpn = instance_head = None
     if has_instance:
         anchors = build_anchors(model)
@@ -69,7 +69,7 @@ def build_model(config: Config, categories: CategorySet, *, pretrained: bool = T
             model.panoptic.score_threshold, model.panoptic.nms_iou, per_class=model.panoptic.method == "heuristic"
         ),
         instance_rule=DetectionRule(model.instance.score_threshold, model.instance.nms_iou, per_class=True),
-        loss_weights=config.loss.weights(),
+        loss_weights=model.loss.weights(),
         loss_over_ignored=is_official,
         roi_convention=model.roi_align,
         pixel_mean=model.pixel_mean,

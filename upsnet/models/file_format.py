@@ -18,7 +18,9 @@ FORMAT_NAME = "upsnet-checkpoint"
 
 Weights = dict[str, Tensor]
 
-WEIGHT_STEPS: tuple[Callable[[Weights], Weights], ...] = ()
+WEIGHT_STEPS: tuple[Callable[[Weights], Weights], ...] = (
+    lambda weights: weights,  # format 2 renamed a key of the config
+)
 """Step i turns weights of format i + 1 into those of format i + 2; as many as `config.migrate.STEPS`."""
 
 

@@ -191,9 +191,8 @@ def test_every_method_trains_and_predicts(make_config, dataset, batch, method):
 def test_the_official_normalizer_divides_by_more(make_config, dataset, batch):
     """Ignored pixels count in the divisor of two losses, and the objectness is over a fixed number of anchors."""
     options = ["model.rpn.samples=4096"]  # more than there are
-    models = [
-        build_model(make_config(*options, f"loss.normalizer={n}"), dataset.categories) for n in ("labelled", "official")
-    ]
+    configs = [make_config(*options, f"model.loss.normalizer={name}") for name in ("labelled", "official")]
+    models = [build_model(config, dataset.categories) for config in configs]
     models[1].load_state_dict(models[0].state_dict())
     void = batch.target.semantic_map.clone()
     void[:, :40] = 255
