@@ -373,3 +373,22 @@ def test_every_convolution_of_the_backbone_applies_what_follows_it(make_config, 
         convolutions = [module for module in ours.modules() if isinstance(module, nn.Conv2d)]
         assert all(type(conv) is Conv2d for conv in convolutions)
         assert {id(p) for conv in convolutions for p in conv.parameters()} <= {id(p) for p in ours.parameters()}
+
+
+def test_ranks_do_not_tie_under_autocast(model, batch):
+    """In bfloat16 logits around 4 have steps of 1/32."""
+    model = lively(model).eval()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        levels = model.features(batch.images, batch.image_sizes)
+        assert levels[0].dtype == torch.bfloat16
+        proposed = model.rpn(levels[: len(model.rpn.anchors.strides)])
+        rois, valid = model.rpn.propose(proposed, batch.image_sizes)
+        logits = model.instance_head.box_outputs(FeatureLayout.of(levels[:4], (4, 8, 16, 32)), rois, valid).logits
+    ranks, coarse = proposed.ranks[0], proposed.logits[0]
+    assert ranks.dtype == torch.float32
+    torch.testing.assert_close(ranks, coarse, rtol=1e-2, atol=1e-1)
+    assert len(coarse.unique()) < 0.5 * coarse.numel(), "the case must show something"
+    assert len(ranks.unique()) > 0.95 * ranks.numel()
+    assert len(logits.unique()) > 0.95 * logits.numel()
+    plain = model.rpn([level.float() for level in levels[: len(model.rpn.anchors.strides)]])
+    assert all(torch.equal(a, b) for a, b in zip(plain.ranks, plain.logits, strict=True))

@@ -127,7 +127,9 @@ class InstanceHead(nn.Module):
         """Scores and refines boxes float32 [B, R, 4]; valid: bool [B, R]."""
         x = self._pool(layout, boxes, self.config.box_pool).flatten(1)
         x = F.relu(self.fc7(F.relu(self.fc6(x))))
-        logits, deltas = self.cls_score(x).float(), self.bbox_pred(x).float()
+        deltas = self.bbox_pred(x).float()
+        with torch.autocast(x.device.type, enabled=False):  # bfloat16 has steps of 1/32 there, and many would tie
+            logits = self.cls_score(x.to(self.cls_score.weight.dtype)).float()
         shape = boxes.shape[:2]
         return BoxOutputs(boxes, valid, logits.view(*shape, -1), deltas.view(*shape, self.num_things, 4))
 

@@ -90,9 +90,17 @@ class Anchors(nn.Module):
 
 @dataclass(frozen=True)
 class RPNOutput:
-    """Per level: logits float32 [B, A], deltas float32 [B, A, 4], anchors float32 [A, 4], their names int64 [A]."""
+    """What the RPN says of the A anchors of each level.
+
+    Attributes:
+        logits: float32 [B, A], objectness.
+        ranks: float32 [B, A], the same in full precision and without a gradient: proposals are ranked by it.
+        deltas: float32 [B, A, 4].
+        anchors: float32 [A, 4]; names: int64 [A].
+    """
 
     logits: list[Tensor]
+    ranks: list[Tensor]
     deltas: list[Tensor]
     anchors: list[Tensor]
     names: list[Tensor]
@@ -129,12 +137,22 @@ class RPN(nn.Module):
 
     def forward(self, levels: Sequence[Tensor]) -> RPNOutput:
         """Scores every anchor of the pyramid levels."""
-        logits, deltas = [], []
+        logits, ranks, deltas = [], [], []
         for level in levels:
             hidden = self.conv(level, relu=True)
             logits.append(self.cls_logits(hidden).permute(0, 2, 3, 1).flatten(1).float())
+            ranks.append(self._ranks(hidden) if torch.is_autocast_enabled(hidden.device.type) else logits[-1].detach())
             deltas.append(self.bbox_pred(hidden).permute(0, 2, 3, 1).reshape(len(level), -1, 4).float())
-        return RPNOutput(logits, deltas, *self.anchors([(x.shape[2], x.shape[3]) for x in levels]))
+        return RPNOutput(logits, ranks, deltas, *self.anchors([(x.shape[2], x.shape[3]) for x in levels]))
+
+    @torch.no_grad()
+    def _ranks(self, hidden: Tensor) -> Tensor:
+        """The logits in float32 under autocast, [B, A]: bfloat16 has steps of 1/32 there, and many would tie.
+
+        Image by image, because the hidden features in float32 are larger than anything that the step keeps.
+        """
+        with torch.autocast(hidden.device.type, enabled=False):
+            return torch.cat([self.cls_logits(one.float()).permute(0, 2, 3, 1).flatten(1) for one in hidden.split(1)])
 
     def propose(self, output: RPNOutput, image_sizes: Tensor) -> tuple[Tensor, Tensor]:
         """Decodes, clips and suppresses.
@@ -146,10 +164,10 @@ class RPN(nn.Module):
         pre_nms, post_nms = config.pre_nms, config.post_nms
         if self.training:
             pre_nms, post_nms = config.pre_nms_train, config.post_nms_train
-        slots = at_most(pre_nms, max(level.shape[1] for level in output.logits))
+        slots = at_most(pre_nms, max(level.shape[1] for level in output.ranks))
         all_boxes, all_scores = [], []
-        for score, delta, anchor in zip(output.logits, output.deltas, output.anchors, strict=True):
-            top = score.detach().topk(at_most(slots, score.shape[1]), dim=1)
+        for rank, delta, anchor in zip(output.ranks, output.deltas, output.anchors, strict=True):
+            top = rank.topk(at_most(slots, rank.shape[1]), dim=1)
             boxes = decode_boxes(gather_rows(delta.detach(), top.indices), anchor[top.indices], UNIT)
             boxes = clip_boxes(boxes, image_sizes, self.min_box)
             empty = (boxes[..., 2:] - boxes[..., :2]).amin(-1) <= 0
