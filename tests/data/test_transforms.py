@@ -10,6 +10,7 @@ from upsnet.categories import IGNORE_LABEL
 from upsnet.data import transforms as T
 from upsnet.data.shapes import Shapes
 from upsnet.data.targets import make_target, semantic_truth
+from upsnet.ops.sizes import exact_scale
 from upsnet.structures import Sample
 
 
@@ -224,7 +225,7 @@ def test_exact_resizing_follows_one_scale(size, scale):
     """The formula pixel by pixel, for a short side of 40 and a long one of 66 at most."""
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     found = T.resize_exactly(image, 40, 66)
-    assert T.exact_scale(size, 40, 66) == scale
+    assert exact_scale(size, 40, 66) == scale
     assert found.dtype == np.float32
     assert found.shape[:2] == (round(size[0] * scale), round(size[1] * scale))
     weights = []

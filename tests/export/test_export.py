@@ -19,12 +19,13 @@ from upsnet.categories import known_categories
 from upsnet.config import load_config, parse_config
 from upsnet.data.shapes import CATEGORIES, Shapes
 from upsnet.export import exporter as export
-from upsnet.export.deployed_model import DeployedModel, panoptic_segments
+from upsnet.export.deployed_model import DeployedModel
 from upsnet.export.exported_model import METADATA, is_compiled, load_graph
 from upsnet.export.exporter import export_graph
 from upsnet.io.predictions import prediction_rows
 from upsnet.models.build import build_model
 from upsnet.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from upsnet.models.upsnet.operator import panoptic_segments
 
 SIZES = ((64, 96), (50, 70), (97, 130), (33, 100))
 

@@ -6,7 +6,7 @@ from torch import nn
 from torch.export import Dim
 
 from tests.ops.fusion_cases import METHODS, S, T, exact_case, random_case
-from upsnet.export.deployed_model import panoptic_segments
+from upsnet.models.upsnet.operator import panoptic_segments
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from upsnet import PanopticPredictor
+from upsnet import PanopticPredictor, export_graph
 from upsnet.categories import IGNORE_LABEL
 from upsnet.data.shapes import Shapes
 from upsnet.engine import train as training
 from upsnet.engine.score import evaluate_checkpoint
 from upsnet.models import checkpoint as checkpoints
-from upsnet.models.base import PanopticModel
+from upsnet.models.base import FusedTensors, PanopticModel
 from upsnet.structures import PanopticOutput
 
 
@@ -43,14 +42,25 @@ class ColourModel(PanopticModel):
     def raw(self, images, image_sizes, *, with_instances=False):
         return ColourRaw(self.score(images.float() / 255))
 
-    def fuse(self, raw, image_sizes: Sequence, output_sizes: Sequence, *, scales=(), with_semantic=False):
-        maps = []
-        for logits, (height, width), size in zip(raw.logits, image_sizes, output_sizes, strict=True):
-            scores = F.interpolate(logits[None, :, :height, :width], size, mode="bilinear")
-            maps.append(scores[0].argmax(0).int())
-        classes = torch.arange(self.score.out_channels).expand(len(maps), -1)
-        ids = [channels + 1 for channels in maps]
-        return PanopticOutput(ids, classes, torch.ones(classes.shape), maps if with_semantic else None)
+    def fuse(self, raw, image_sizes, output_sizes, *, scales=(), with_semantic=False):
+        fused = [
+            self.fuse_for_export(ColourRaw(logits[None]), torch.tensor([list(valid)]), torch.empty(size))
+            for logits, valid, size in zip(raw.logits, image_sizes, output_sizes, strict=True)
+        ]
+        ids = [one.segment_ids[0] for one in fused]
+        classes, scores = (torch.cat([one[n] for one in fused]) for n in (1, 2))
+        return PanopticOutput(ids, classes, scores, [i - 1 for i in ids] if with_semantic else None)
+
+    def fuse_for_export(self, raw, image_sizes, canvas, resize_rule=(0, 0)):
+        rows, columns = (
+            ((torch.arange(size) + 0.5) / size * image_sizes[:, axis, None]).long()
+            for axis, size in enumerate(canvas.shape)
+        )
+        channels = raw.logits.argmax(1)
+        channels = channels.gather(1, rows[:, :, None].expand(-1, -1, channels.shape[2]))
+        channels = channels.gather(2, columns[:, None].expand(-1, channels.shape[1], -1))
+        classes = torch.arange(self.score.out_channels).expand(len(channels), -1)
+        return FusedTensors(channels.int() + 1, classes, torch.ones(classes.shape))
 
 
 @pytest.fixture
@@ -64,7 +74,7 @@ def colour_models(monkeypatch):
     monkeypatch.setattr(checkpoints, "build_model", build)
 
 
-def test_another_architecture_trains_resumes_evaluates_and_predicts(colour_models, make_config, tmp_path):
+def test_another_architecture_trains_resumes_evaluates_predicts_and_exports(colour_models, make_config, tmp_path):
     options = ("train.evaluate_every=3", "train.checkpoint_every=3", "train.lr=2", "evaluate.panels=1")
     whole = training.train(make_config(*options, "train.iterations=6"), tmp_path / "whole")
     assert whole.metrics["panoptic"]["All"]["pq"] > 0
@@ -91,3 +101,22 @@ def test_another_architecture_trains_resumes_evaluates_and_predicts(colour_model
     prediction = PanopticPredictor.from_checkpoint(model, "cpu")(image)
     assert prediction.segment_ids.shape == (50, 70)
     assert {segment.id for segment in prediction.segments} == set(np.unique(prediction.segment_ids))
+
+    for name in ("model.pt2", "model.onnx"):
+        agreement = export_graph(model, tmp_path / name, size=(64, 96))
+        assert agreement.disagreement == 0
+        exported = PanopticPredictor.from_checkpoint(tmp_path / name, "cpu")(image)
+        assert [segment.category_name for segment in exported.segments] == [
+            s.category_name for s in prediction.segments
+        ]
+
+
+def test_an_architecture_without_a_form_for_export_says_so(config, dataset, tmp_path, monkeypatch):
+    monkeypatch.delattr(ColourModel, "fuse_for_export")
+    model = ColourModel(len(dataset.categories))
+    monkeypatch.setattr(checkpoints, "build_model", lambda *_, **__: ColourModel(len(dataset.categories)))
+    checkpoints.save_checkpoint(
+        tmp_path / "a.pt", checkpoints.Checkpoint(config, dataset.categories, model.state_dict())
+    )
+    with pytest.raises(ValueError, match="ColourModel cannot be exported"):
+        export_graph(tmp_path / "a.pt", tmp_path / "a.pt2")

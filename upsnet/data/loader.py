@@ -24,6 +24,7 @@ from upsnet.data.sampler import BatchSampler, repeat_factors
 from upsnet.data.shapes import Shapes
 from upsnet.data.targets import make_target
 from upsnet.io.parallel import quiet_worker
+from upsnet.ops.sizes import exact_scale
 from upsnet.structures import PanopticBatch, PanopticTarget, Sample
 
 DATA_ROOT = "UPSNET_DATASETS"
@@ -212,7 +213,7 @@ class InferenceInput:
         scales: list[float | None] = []
         if self.in_float and self.short_side is not None:
             for size, network in zip(original, sizes, strict=True):
-                scale = T.exact_scale(size, self.short_side, self.max_side)
+                scale = exact_scale(size, self.short_side, self.max_side)
                 scales.append(scale if network == (round(size[0] * scale), round(size[1] * scale)) else None)
         return PanopticBatch(batch, torch.tensor(sizes), sizes, original, scales=scales)
 

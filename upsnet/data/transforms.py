@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
+from upsnet.ops.sizes import exact_scale
 from upsnet.structures import Sample
 
 REDUCTIONS = (8, 4, 2)
@@ -50,12 +51,6 @@ def resize_exactly(image: npt.NDArray[np.uint8], short_side: int, max_side: int)
     pixels = image.astype(np.float32)
     resized = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
     return np.asarray(resized, dtype=np.float32)
-
-
-def exact_scale(size: tuple[int, int], short_side: int, max_side: int) -> float:
-    """`short_side` / shorter side, unless the longer one would then round to more than `max_side`."""
-    scale = short_side / min(size)
-    return max_side / max(size) if round(scale * max(size)) > max_side else scale
 
 
 def pad_images(

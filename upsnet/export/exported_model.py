@@ -16,7 +16,7 @@ from torch.export.passes import move_to_device_pass
 from upsnet.categories import CategorySet
 from upsnet.config.migrate import UnknownFormatError, require_known_format
 from upsnet.data.loader import InferenceInput
-from upsnet.export import deployed_model  # noqa: F401 - registers the operators that a .pt2 calls
+from upsnet.models import build  # noqa: F401 - registers the operators that a .pt2 calls
 from upsnet.models.checkpoint import read_description
 from upsnet.models.file_format import require_fields
 from upsnet.ops.backend import usable_device

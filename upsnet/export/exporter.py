@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch.export import Dim, ExportedProgram
@@ -19,7 +19,6 @@ from upsnet.io.files import atomic_path
 from upsnet.models.base import PanopticModel
 from upsnet.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from upsnet.models.inference_form import compute_in, fold_norms
-from upsnet.models.upsnet.model import UPSNet
 from upsnet.ops.backend import exporting, usable_device
 from upsnet.version import __version__
 
@@ -165,7 +164,7 @@ def _trace(
     shapes = (images, None, {0: Dim("height", min=2), 1: Dim("width", min=2)})
     rule = (data.test_short_side, data.test_max_side) if in_float and data.test_short_side else None
     model.to(memory_format=torch.channels_last)
-    deployed = DeployedModel(cast(UPSNet, model), checkpoint.categories, rule).eval()
+    deployed = DeployedModel(model, checkpoint.categories, rule).eval()
     with torch.no_grad(), exporting():
         return torch.export.export(deployed, inputs, dynamic_shapes=shapes)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +14,25 @@ from upsnet.structures import PanopticBatch, PanopticOutput
 Size = tuple[int, int]
 
 
+class FusedTensors(NamedTuple):
+    """What `fuse` gives, as tensors of fixed shapes, in an exported graph.
+
+    Attributes:
+        segment_ids: int32 [B, h, w]; 0 = void, `i + 1` = row `i` of the table.
+        segment_classes: int64 [B, R], semantic channel of each row.
+        segment_scores: float32 [B, R]; 1 for stuff.
+    """
+
+    segment_ids: Tensor
+    segment_classes: Tensor
+    segment_scores: Tensor
+
+
 class PanopticModel(nn.Module, ABC):
     """A model that gives every pixel a class and every instance a mask.
 
-    An architecture implements `loss`, `raw` and `fuse`. `raw` and `fuse` have fixed shapes and never wait for the
-    device, so that CUDA graphs and exports can record them.
+    An architecture implements `loss`, `raw`, `fuse` and, to be exported, `fuse_for_export`. The last three have fixed
+    shapes and never wait for the device, so that CUDA graphs and exports can record them.
 
     Attributes:
         tasks: what it predicts, of `panoptic`, `semantic` and `instance`.
@@ -69,6 +83,22 @@ class PanopticModel(nn.Module, ABC):
             scales: as in `PanopticBatch`.
             with_semantic: also the map of the semantic head.
         """
+
+    def fuse_for_export(
+        self, raw: Any, image_sizes: Tensor, canvas: Tensor, resize_rule: tuple[int, int] = (0, 0)
+    ) -> FusedTensors:
+        """`fuse` as part of a graph, in which all sizes are tensors.
+
+        Args:
+            raw: what `raw` returned.
+            image_sizes: int64 [B, 2], (H, W) of the valid network input of each image.
+            canvas: [h, w] of any type: its shape is the size of the maps.
+            resize_rule: (shorter side, longer side at most) that images are resized to without rounding; 0: none.
+
+        Raises:
+            ValueError: the architecture cannot be exported.
+        """
+        raise ValueError(f"{type(self).__name__} cannot be exported: it does not implement fuse_for_export")
 
     @torch.no_grad()
     def predict(

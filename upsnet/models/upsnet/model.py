@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from upsnet.models.backbone import ResNet
-from upsnet.models.base import PanopticModel
+from upsnet.models.base import FusedTensors, PanopticModel
 from upsnet.models.layers import zero_padding
 from upsnet.models.upsnet.fpn import FPN
 from upsnet.models.upsnet.instance_head import DetectionRule, InstanceHead, SampledRois
 from upsnet.models.upsnet.losses import mask_loss, pixel_loss, roi_pixel_loss, upsampled_pixel_loss
 from upsnet.models.upsnet.matching import crowd_integral, mask_targets, semantic_targets
+from upsnet.models.upsnet.operator import panoptic_segments
 from upsnet.models.upsnet.panoptic_head import NOTHING, PanopticHead
 from upsnet.models.upsnet.rpn import RPN
 from upsnet.models.upsnet.semantic_head import SemanticHead
@@ -170,6 +171,30 @@ class UPSNet(PanopticModel):
             windows = partial(paste_in_windows, masks, boxes, valid, size)
             instances.append(Instances(found.scores[row], found.labels[row], valid, windows))
         return replace(output, instances=instances)
+
+    def fuse_for_export(
+        self, raw: UPSNetRaw, image_sizes: Tensor, canvas: Tensor, resize_rule: tuple[int, int] = (0, 0)
+    ) -> FusedTensors:
+        """As `PanopticModel.fuse_for_export`: the panoptic head is one operator of the graph."""
+        head, found = self.panoptic_head, raw.panoptic
+        assert raw.semantic_logits is not None
+        assert found is not None
+        ids = panoptic_segments(
+            raw.semantic_logits,
+            found.boxes,
+            found.labels,
+            found.valid,
+            found.mask_logits,
+            image_sizes,
+            canvas,
+            head.num_stuff,
+            head.num_things,
+            head.method,
+            head.overlap_threshold,
+            head.stuff_area_limit,
+            *resize_rule,
+        )
+        return FusedTensors(ids, *head.table(found, head.num_stuff))
 
     def loss(self, batch: PanopticBatch) -> dict[str, Tensor]:
         """The losses of a training batch, unweighted, by name; each is averaged over the images."""
