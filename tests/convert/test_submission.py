@@ -1,4 +1,4 @@
-"""What `upsnet predict` writes about a test set becomes the archives that servers take."""
+"""`upsnet evaluate --submission` packs what `upsnet predict` wrote for a test set."""
 
 import json
 import re
@@ -109,7 +109,7 @@ def test_coco_predictions_are_packed_under_the_names_that_the_server_asks_for(re
 
 @pytest.fixture
 def predictions(tmp_path):
-    """One picture's prediction as `upsnet predict` writes it: a car and a road."""
+    """The prediction of one image as `upsnet predict` writes it: a car and a road."""
     folder = tmp_path / "predictions"
     write_panoptic_png(folder / "a.png", np.array([[0, 1, 1], [12, 12, 0]], dtype=np.int32))
     rows = [{"id": 1, "category_id": 7, "category_name": "road"}, {"id": 12, "category_id": 26, "category_name": "car"}]

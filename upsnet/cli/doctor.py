@@ -89,9 +89,9 @@ def _draw(diagnosis: Diagnosis, folder: Path, count: int) -> None:
         for number, index in enumerate(tqdm(chosen, desc=f"overlays of {split.name}", leave=False)):
             sample = split.examiner.sample(index)
             categories = split.examiner.categories
-            picture = overlay(sample.image, truth_as_prediction(sample, categories), categories)
+            drawn = overlay(sample.image, truth_as_prediction(sample, categories), categories)
             name = f"{number:03d}_{Path(sample.file_name).stem}.jpg"
-            write_image(folder / split.name / name, picture)
+            write_image(folder / split.name / name, drawn)
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -36,7 +36,7 @@ def run_command(command: Callable[[], int]) -> int:
         return command()
     except SomeInputsFailedError as error:
         return _fail(SOME_FAILED, str(error))
-    except BrokenPipeError:  # whoever read the output has left, as `head` does
+    except BrokenPipeError:  # the reader of the output has closed the pipe, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13
     except (OSError, ValueError, FloatingPointError, MemoryError) as error:

@@ -46,7 +46,7 @@ def find_config(config: str | Path) -> Path:
         FileNotFoundError: neither exists. The message lists similar names.
     """
     path = Path(config)
-    if path.exists() and not path.is_dir():  # a pipe is good, too
+    if path.exists() and not path.is_dir():  # a pipe is allowed
         return path
     shipped = list_configs()
     if str(config) in shipped:
@@ -128,12 +128,12 @@ def merge_override(values: dict[str, Any], override: str) -> tuple[dict[str, Any
     inner: Any = alone
     for name in keys:
         inner = inner.get(name, _MOVED) if isinstance(inner, dict) else _MOVED
-    # A key that is still where it was replaces what is there, as a whole; one that has moved is merged.
+    # If the key has not moved, its value replaces the old value. If a migration moved it, the result is merged.
     return (_merged(values, alone) if inner is _MOVED else _with(values, keys, inner)), changes
 
 
 def _merged(values: Any, more: Any) -> Any:
-    """Nested dictionaries with the values of others laid over them."""
+    """Merges nested dictionaries; a value of `more` replaces the value of `values`."""
     if not isinstance(values, dict) or not isinstance(more, dict):
         return more
     return {**values, **{key: _merged(values.get(key), value) for key, value in more.items()}}

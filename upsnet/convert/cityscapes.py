@@ -28,7 +28,7 @@ SUPERCATEGORIES = {
     "human": (24, 25),
     "vehicle": (26, 27, 28, 31, 32, 33),
 }
-NAME = re.compile(rf"[a-z-]+_\d{{6}}_\d{{6}}({cityscapes.PICTURE}|_gtFine_(instanceIds|labelIds|color)\.png)")
+NAME = re.compile(rf"[a-z-]+_\d{{6}}_\d{{6}}({cityscapes.IMAGE_ENDING}|_gtFine_(instanceIds|labelIds|color)\.png)")
 
 
 def check_split(root: Path, split: str, tell: Tell, warn: Tell) -> bool:

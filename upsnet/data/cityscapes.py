@@ -22,7 +22,7 @@ from upsnet.io.panoptic_png import write_panoptic_png
 from upsnet.ops.id_maps import segment_geometry
 from upsnet.structures import Sample
 
-PICTURE = "_leftImg8bit.png"
+IMAGE_ENDING = "_leftImg8bit.png"
 TRUTH = "_gtFine_instanceIds.png"
 PANOPTIC = "_gtFine_panoptic.png"
 SPLIT_SIZES = {"train": 2975, "val": 500, "test": 1525}
@@ -97,7 +97,7 @@ def list_pictures(root: Path, split: str) -> list[Path]:
     Raises:
         FileNotFoundError: there is no such folder, or no picture in it.
     """
-    return _list_files(root, "leftImg8bit", split, PICTURE)
+    return _list_files(root, "leftImg8bit", split, IMAGE_ENDING)
 
 
 def list_truth(root: Path, split: str) -> list[Path]:
@@ -120,7 +120,7 @@ def _list_files(root: Path, part: str, split: str, ending: str) -> list[Path]:
 
 def image_id(path: Path) -> str:
     """`frankfurt_000000_000294` of a picture or an instanceIds file."""
-    return path.name.removesuffix(PICTURE).removesuffix(TRUTH)
+    return path.name.removesuffix(IMAGE_ENDING).removesuffix(TRUTH)
 
 
 class Cityscapes:
@@ -205,5 +205,5 @@ def write_panoptic(source: Path, folder: Path) -> tuple[dict[str, Any], dict[str
         for row in zip(*(column.tolist() for column in columns), strict=True)
     ]
     height, width = truth.segment_map.shape
-    image = {"id": name, "file_name": f"{name}_gtFine{PICTURE}", "height": height, "width": width}
+    image = {"id": name, "file_name": f"{name}_gtFine{IMAGE_ENDING}", "height": height, "width": width}
     return image, {"image_id": name, "file_name": f"{name}{PANOPTIC}", "segments_info": rows}

@@ -78,10 +78,10 @@ def export_graph(
     """
     source, target = Path(source), Path(target)
     checkpoint = load_checkpoint(source)
-    whole = checkpoint.build()
-    if "panoptic" not in whole.tasks:
+    built = checkpoint.build()
+    if "panoptic" not in built.tasks:
         raise ValueError(
-            f"{source}: the model predicts {', '.join(sorted(whole.tasks))}, expected panoptic (model.heads=both): the "
+            f"{source}: the model predicts {', '.join(sorted(built.tasks))}, expected panoptic (model.heads=both): the "
             "fusion is exported"
         )
     _check_request(target, size, checkpoint.config.data.size_divisor, batch_size, precision, compile_for)
@@ -95,7 +95,7 @@ def export_graph(
         "compiled_for": None if compile_for is None else compile_for.type,
         "versions": {"upsnet": __version__, "torch": torch.__version__},
     }
-    model = compute_in(fold_norms(whole), _DTYPES[precision])
+    model = compute_in(fold_norms(built), _DTYPES[precision])
     program = _trace(model, checkpoint, size, batch_size)
     with atomic_path(target) as temporary:
         if target.suffix == ".onnx":
@@ -115,8 +115,8 @@ def export_graph(
                 f"{100 * agreement.disagreement:.2f} % of the pixels, expected at most {100 * limit:.1f} %"
             )
         if precision != "fp32":
-            against_whole = compare(fold_norms(checkpoint.build()).to(device), checkpoint, temporary, device)
-            agreement = replace(agreement, drift=against_whole.disagreement)
+            in_32_bits = compare(fold_norms(checkpoint.build()).to(device), checkpoint, temporary, device)
+            agreement = replace(agreement, drift=in_32_bits.disagreement)
             if agreement.drift > MAX_DRIFT:
                 raise ValueError(
                     f"{target}: not written: in {precision} the model differs from itself in 32 bits on "

@@ -80,7 +80,7 @@ def require_fields(values: Any, kinds: Mapping[str, type | tuple[type, ...]], *,
     if not isinstance(values, dict):
         raise ValueError(f"{source}: holds a {type(values).__name__}, expected {', '.join(kinds)}; the file is damaged")
     for key, kind in kinds.items():
-        # True is an int to Python, and to nobody else.
+        # Python counts True as an int.
         if key not in values or not isinstance(values[key], kind) or isinstance(values[key], bool):
             found = f"{key!r} of type {type(values[key]).__name__}" if key in values else f"no {key!r}"
             raise ValueError(f"{source}: holds {found}, expected one that upsnet wrote; the file is damaged")

@@ -50,7 +50,7 @@ class SampledRois:
 
 @dataclass(frozen=True)
 class BoxOutputs:
-    """What the box branch says of the RoIs of each image.
+    """Class logits and box refinements of the RoIs of each image.
 
     Attributes:
         rois: float32 [B, R, 4]; valid: bool [B, R].

@@ -61,7 +61,7 @@ class MaskBatch:
 
 
 class UPSNetRaw(NamedTuple):
-    """What UPSNet learns to say of a batch.
+    """The output of all layers with weights, which `UPSNet.fuse` takes.
 
     Attributes:
         semantic_logits: float32 [B, S + T, H / 4, W / 4]; None without a semantic head.
@@ -75,7 +75,7 @@ class UPSNetRaw(NamedTuple):
 
 
 class UPSNet(PanopticModel):
-    """The whole model. `forward` gives losses while training, and predictions otherwise.
+    """The whole model: backbone, pyramid, semantic head, instance head and panoptic head.
 
     Args:
         backbone, fpn: the features.

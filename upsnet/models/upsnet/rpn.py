@@ -90,11 +90,11 @@ class Anchors(nn.Module):
 
 @dataclass(frozen=True)
 class RPNOutput:
-    """What the RPN says of the A anchors of each level.
+    """Scores and boxes of the A anchors of each level.
 
     Attributes:
         logits: float32 [B, A], objectness.
-        ranks: float32 [B, A], the same in full precision and without a gradient: proposals are ranked by it.
+        ranks: float32 [B, A], the logits in full precision, without a gradient; proposals are ranked by them.
         deltas: float32 [B, A, 4].
         anchors: float32 [A, 4]; names: int64 [A].
     """
