@@ -47,21 +47,21 @@ def check_split(root: Path, split: str, tell: Tell, warn: Tell) -> bool:
         FileNotFoundError: an image of train or val has no ground truth.
     """
     folders = [root / part / split for part in ("leftImg8bit", "gtFine")]
-    has_pictures, has_truth = (folder.is_dir() for folder in folders)
-    if not has_pictures and not has_truth:
+    has_images, has_truth = (folder.is_dir() for folder in folders)
+    if not has_images and not has_truth:
         warn(f"{split} is not installed: no {folders[0]}")
         return False
-    if has_pictures and split != "test":
+    if has_images and split != "test":
         cityscapes.Cityscapes(root, split)
-    pictures, truth = (
+    images, truth = (
         {cityscapes.image_id(path) for path in paths(root, split)} if installed else set()
-        for paths, installed in ((cityscapes.list_pictures, has_pictures), (cityscapes.list_truth, has_truth))
+        for paths, installed in ((cityscapes.list_pictures, has_images), (cityscapes.list_truth, has_truth))
     )
-    tell(f"{split}: {len(pictures)} images, {len(truth)} with ground truth")
-    for count, what in ((len(pictures), "images"), (len(truth), "instanceIds files")):
+    tell(f"{split}: {len(images)} images, {len(truth)} with ground truth")
+    for count, what in ((len(images), "images"), (len(truth), "instanceIds files")):
         if count != cityscapes.SPLIT_SIZES[split]:
             warn(f"{split} has {count} {what}, expected {cityscapes.SPLIT_SIZES[split]}: the copy is incomplete")
-    for names, text in ((truth - pictures, "no image for"), (pictures - truth, "no instanceIds file for")):
+    for names, text in ((truth - images, "no image for"), (images - truth, "no instanceIds file for")):
         if names:
             warn(f"{split}: {text} {', '.join(sorted(names)[:5])} ({len(names)} in all)")
     for folder in folders:
