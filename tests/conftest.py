@@ -1,8 +1,11 @@
 """Small things that many tests need: a config and a model that run in milliseconds, and real data if it is there."""
 
+import gc
+import multiprocessing
 import os
 import runpy
 import sys
+import traceback
 from pathlib import Path
 
 import pytest
@@ -65,6 +68,34 @@ TINY = {
 @pytest.fixture(scope="session", autouse=True)
 def _two_threads():
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
+
+
+@pytest.fixture
+def opcheck():
+    """`torch.library.opcheck` in a process of its own.
+
+    It differentiates on the meta device, which starts autograd's threads. A process that has them cannot fork others
+    that train, as the tests of several processes do.
+    """
+
+    def check(*args: object) -> None:
+        def run(errors) -> None:
+            gc.freeze()
+            torch.set_num_threads(1)
+            try:
+                torch.library.opcheck(*args)
+            except BaseException:
+                errors.put(traceback.format_exc())
+                raise
+
+        context = multiprocessing.get_context("fork")
+        errors = context.SimpleQueue()
+        process = context.Process(target=run, args=(errors,))
+        process.start()
+        process.join(120)
+        assert process.exitcode == 0, "no answer" if errors.empty() else errors.get()
+
+    return check
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Two and three processes score as one does, bit for bit."""
 
+import gc
 import json
 import multiprocessing
 from functools import partial
@@ -57,6 +58,7 @@ class NoisyTruth:
 
 def score(rank, world_size, folder):
     torch.set_num_threads(1)
+    gc.freeze()  # as in `processes.Training`
     if world_size > 1:
         address = f"file://{folder}/store{world_size}"
         dist.init_process_group("gloo", init_method=address, rank=rank, world_size=world_size)

@@ -285,10 +285,10 @@ def test_the_table_describes_the_map(lively_checkpoint):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_operator_is_well_formed(method):
+def test_the_operator_is_well_formed(method, opcheck):
     case = random_case(2, 2, 7, (40, 60), (40, 60))
     sizes, canvas = torch.tensor([[40, 60], [33, 50]]), torch.zeros(21, 37)
-    torch.library.opcheck(panoptic_segments, (*case, sizes, canvas, S, T, method, 0.3, 0, 48, 64))
+    opcheck(panoptic_segments, (*case, sizes, canvas, S, T, method, 0.3, 0, 48, 64))
 
 
 def test_the_file_tells_what_it_is(exported):
