@@ -23,7 +23,7 @@ demo: setup
 	$(BIN)/upsnet export --checkpoint runs/demo/model.pt --format checkpoint --output runs/demo/exported.pt
 
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

@@ -43,10 +43,10 @@ from torchvision.ops import FrozenBatchNorm2d
 from upsnet.categories import known_categories
 from upsnet.config import load_config
 from upsnet.data.loader import collate
-from upsnet.engine.cuda_graph import RecordedSteps
-from upsnet.engine.optim import add_gradients
+from upsnet.engine.optim import add_gradients, copy_losses
 from upsnet.models.build import build_model
-from upsnet.models.compiled import compile_loss
+from upsnet.models.compiled import compile_loss, with_slots_padded
+from upsnet.models.recording import RecordedFunction
 from upsnet.ops.backend import training_format
 from upsnet.structures import PanopticBatch, Sample
 
@@ -99,7 +99,8 @@ class Ours:
         assert model.instance_head is not None
         self.mask_layer: nn.Module = model.instance_head.mask_layers
         self.run = partial(add_gradients, model, weights, "bf16" if device.type == "cuda" else "fp32", 1.0)
-        self.recorded = RecordedSteps(device) if case["recorded"] else None
+        self.recorded = RecordedFunction(device, copy_losses) if case["recorded"] else None
+        self.batch = with_slots_padded(self.batch) if case["recorded"] else self.batch
 
     def add_gradients(self) -> None:
         """Forward, losses, backward."""

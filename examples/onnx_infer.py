@@ -22,12 +22,8 @@ def resize(image: np.ndarray, data: dict, limit: list[int] | None) -> np.ndarray
     height, width = image.shape[:2]
     if short := data["test_short_side"]:
         scale, longest = short / min(height, width), data["test_max_side"] / max(height, width)
-        if data["test_resize"] == "float":
-            scale = longest if round(scale * max(height, width)) > data["test_max_side"] else scale
-            image = cv2.resize(image.astype(np.float32), None, fx=scale, fy=scale)
-        else:
-            height, width = (max(1, round(n * min(scale, longest))) for n in (height, width))
-            image = cv2.resize(image, (width, height))
+        height, width = (max(1, round(n * min(scale, longest))) for n in (height, width))
+        image = cv2.resize(image, (width, height))
     if limit and (scale := min(a / b for a, b in zip(limit, image.shape, strict=False))) < 1:
         height, width = (max(1, int(n * scale)) for n in image.shape[:2])
         image = cv2.resize(image, (width, height))
@@ -52,8 +48,7 @@ def main() -> None:
     height, width = resized.shape[:2]
     divisor = about["config"]["data"]["size_divisor"]
     rows, columns = about["network_size"] or (-(-n // divisor) * divisor for n in (height, width))
-    is_float = session.get_inputs()[0].type == "tensor(float)"
-    images = np.zeros((about["batch_size"], 3, rows, columns), np.float32 if is_float else np.uint8)
+    images = np.zeros((about["batch_size"], 3, rows, columns), np.uint8)
     images[:, :, :height, :width] = resized.transpose(2, 0, 1)
     sizes = np.array([[height, width]] * len(images), np.int64)
     feed = {"images": images, "image_sizes": sizes, "canvas": np.zeros(picture.shape[:2], np.uint8)}

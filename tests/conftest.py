@@ -1,11 +1,8 @@
 """Small things that many tests need: a config and a model that run in milliseconds, and real data if it is there."""
 
-import gc
-import multiprocessing
 import os
 import runpy
 import sys
-import traceback
 from pathlib import Path
 
 import pytest
@@ -70,32 +67,13 @@ def _two_threads():
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 
 
-@pytest.fixture
-def opcheck():
-    """`torch.library.opcheck` in a process of its own.
+def pytest_collection_modifyitems(items):
+    """Runs the files that fork trainings first.
 
-    It differentiates on the meta device, which starts autograd's threads. A process that has them cannot fork others
-    that train, as the tests of several processes do.
+    Exports, onnxruntime and `torch.library.opcheck` start threads in the test process. A process that is forked from it
+    later has neither these threads nor a working autograd.
     """
-
-    def check(*args: object) -> None:
-        def run(errors) -> None:
-            gc.freeze()
-            torch.set_num_threads(1)
-            try:
-                torch.library.opcheck(*args)
-            except BaseException:
-                errors.put(traceback.format_exc())
-                raise
-
-        context = multiprocessing.get_context("fork")
-        errors = context.SimpleQueue()
-        process = context.Process(target=run, args=(errors,))
-        process.start()
-        process.join(120)
-        assert process.exitcode == 0, "no answer" if errors.empty() else errors.get()
-
-    return check
+    items.sort(key=lambda item: not hasattr(item.module, "needs_fork"))
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ def test_a_recorded_model_predicts_as_the_model_does(checkpoint):
             picture = Shapes(3, size)[number].image
             expected, found = plain(picture), recorded(picture)
             assert (found.segment_ids != expected.segment_ids).mean() < 1e-3
-    assert len(recorded.model.recordings) == 2
+    assert len(recorded.model.recorded.recordings) == 2
 
 
 @pytest.mark.slow

@@ -84,8 +84,6 @@ class PanopticBatch:
         file_names: one per image.
         target: for the losses.
         truths: the samples as read (without pixels), for evaluation.
-        scales: network pixels per picture pixel, where pictures were resized by exactly that (`test_resize: float`);
-            None: what the sizes tell.
         unreadable: training images that others replace, as index -> reason.
     """
 
@@ -96,7 +94,6 @@ class PanopticBatch:
     file_names: list[str] = field(default_factory=list)
     target: PanopticTarget | None = None
     truths: list[Sample] = field(default_factory=list)
-    scales: list[float | None] = field(default_factory=list)
     unreadable: dict[int, str] = field(default_factory=dict)
 
     def __len__(self) -> int:

@@ -17,7 +17,7 @@ from tests.doctor.planted import FAULTS, json_of, turned, write_set
 from tests.test_real_data import coco_overrides
 from upsnet.config import load_config
 from upsnet.doctor.check_run import use_of
-from upsnet.models.build import build_anchors
+from upsnet.models.upsnet.build import build_anchors
 from upsnet.ops.boxes import pairwise_iou
 
 

@@ -8,6 +8,7 @@ import torch
 from upsnet.data.loader import InferenceInput, collate, open_train_dataset, train_loader
 from upsnet.data.loader import test_loader as make_test_loader
 from upsnet.data.sampler import BatchSampler, image_seed
+from upsnet.ops.sizes import InputForm
 
 SIZES = [(10, 20)] * 7 + [(20, 10)] * 6
 
@@ -99,3 +100,19 @@ def test_config_categories_must_be_those_of_the_data(make_config):
 def test_the_loader_is_endless(config, dataset):
     batches = islice(train_loader(dataset, config.data, batch_size=4, seed=0, start=0, stop=10**6), 9)
     assert sum(len(b) for b in batches) == 36
+
+
+def test_batches_have_the_form_that_the_architecture_takes(make_config, dataset):
+    form = InputForm(remainder=1)
+    assert form.padded_size((1, 33)) == (1, 33)
+    assert form.padded_size((2, 34)) == (33, 65)
+    assert form.padded_size((2, 66), 64) == (65, 129)
+    config = make_config("data.test_short_side=48", "data.test_max_side=80").data
+    images = [np.zeros((100, 300, 3), np.uint8), np.zeros((96, 96, 3), np.uint8)]
+    assert InferenceInput(config, form)(images).images.shape == (2, 3, 65, 97)
+    own_size = InferenceInput(config, InputForm(resizes_images=True))(images)
+    assert own_size.network_sizes == [(100, 300), (96, 96)]
+    for batch in train_loader(dataset, config, batch_size=2, seed=0, start=0, stop=1, form=form):
+        assert all(side % 32 == 1 for side in batch.images.shape[2:])
+    for batch in make_test_loader(dataset, config, batch_size=2, form=form):
+        assert all(side % 32 == 1 for side in batch.images.shape[2:])

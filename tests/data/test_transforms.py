@@ -10,7 +10,6 @@ from upsnet.categories import IGNORE_LABEL
 from upsnet.data import transforms as T
 from upsnet.data.shapes import Shapes
 from upsnet.data.targets import make_target, semantic_truth
-from upsnet.ops.sizes import exact_scale
 from upsnet.structures import Sample
 
 
@@ -218,19 +217,3 @@ def test_a_thing_that_augmentation_cut_away_is_gone():
     part = make_target(corner, 3, 0)
     assert len(part.labels) < len(whole.labels)
     assert int(part.instance_map.max()) == len(part.labels)
-
-
-@pytest.mark.parametrize(("size", "scale"), [((30, 47), 40 / 30), ((21, 80), 66 / 80), ((33, 20), 40 / 20)])
-def test_exact_resizing_follows_one_scale(size, scale):
-    """The formula pixel by pixel, for a short side of 40 and a long one of 66 at most."""
-    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-    found = T.resize_exactly(image, 40, 66)
-    assert exact_scale(size, 40, 66) == scale
-    assert found.dtype == np.float32
-    assert found.shape[:2] == (round(size[0] * scale), round(size[1] * scale))
-    weights = []
-    for new, old in zip(found.shape, size, strict=False):
-        position = np.clip((np.arange(new) + 0.5) / scale - 0.5, 0, old - 1)
-        weights.append(np.clip(1 - np.abs(position[:, None] - np.arange(old)), 0, None))
-    expected = np.einsum("yh,xw,hwc->yxc", *weights, image)
-    np.testing.assert_allclose(found, expected, atol=1e-3)

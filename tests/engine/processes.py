@@ -2,7 +2,6 @@
 
 import contextlib
 import faulthandler
-import gc
 import json
 import multiprocessing
 import os
@@ -60,7 +59,6 @@ class Training:
         self.process.start()
 
     def _main(self, argv, environment, before_step, patch):
-        gc.freeze()  # to free objects of the parent (an onnxruntime session) waits for threads that do not exist here
         with self.words.open("w") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)

@@ -1,21 +1,21 @@
 """Two and three processes score as one does, bit for bit."""
 
-import gc
 import json
 import multiprocessing
 from functools import partial
 
 import numpy as np
-import pytest
 import torch
 import torch.distributed as dist
 
 from tests.conftest import TINY
+from tests.engine.processes import needs_fork
 from upsnet.config import parse_config
 from upsnet.data.loader import open_dataset
 from upsnet.engine.evaluate import evaluate
 from upsnet.ops.id_maps import segment_geometry
 from upsnet.ops.mask_paste import paste_in_windows
+from upsnet.ops.sizes import MULTIPLES_OF_32
 from upsnet.structures import Instances, PanopticOutput
 
 IMAGES = 7
@@ -27,6 +27,7 @@ class NoisyTruth:
 
     training = False
     tasks = frozenset({"panoptic", "semantic", "instance"})
+    input_form = MULTIPLES_OF_32
 
     def eval(self):
         return self
@@ -58,7 +59,6 @@ class NoisyTruth:
 
 def score(rank, world_size, folder):
     torch.set_num_threads(1)
-    gc.freeze()  # as in `processes.Training`
     if world_size > 1:
         address = f"file://{folder}/store{world_size}"
         dist.init_process_group("gloo", init_method=address, rank=rank, world_size=world_size)
@@ -73,7 +73,7 @@ def score(rank, world_size, folder):
         dist.destroy_process_group()
 
 
-@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+@needs_fork
 def test_any_number_of_processes_gives_the_bits_of_one(tmp_path):
     context = multiprocessing.get_context("fork")
     for world_size in (1, 2, 3):

@@ -25,21 +25,22 @@ from upsnet.models.checkpoint import load_checkpoint, save_checkpoint
 
 STEPS, SAVED = 402, 400
 MODELS = ("model.pt", "model.pt2", "model.onnx")
-SIZE = (64, 96)
+SIZE, IMAGE_SIZE = (64, 96), (50, 75)
 
 
 def main() -> None:
     """Parses the command line and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="new folder for the files")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config")
     parser.add_argument("--steps", type=int, default=STEPS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.folder.mkdir(parents=True)
     with tempfile.TemporaryDirectory() as name:
-        write(Path(name), args.folder, args.steps)
+        write(Path(name), args.folder, args.steps, args.overrides)
 
 
-def write(work: Path, folder: Path, steps: int) -> None:
+def write(work: Path, folder: Path, steps: int, overrides: list[str]) -> None:
     """Trains a small model in `work`, and fills `folder`."""
     saved = steps - 2
     config = parse_config(
@@ -47,7 +48,7 @@ def write(work: Path, folder: Path, steps: int) -> None:
         [
             f"train.iterations={steps}", f"train.checkpoint_every={saved}", f"train.evaluate_every={steps}",
             "train.log_every=50", "train.keep_checkpoints=2", "train.batch_size=8", "train.warmup_iterations=50",
-            "data.train.num_images=200",
+            "data.train.num_images=200", *overrides,
         ],
         source="tests/files/make.py",
     )  # fmt: skip
@@ -58,7 +59,7 @@ def write(work: Path, folder: Path, steps: int) -> None:
     shrink(run / f"last-{saved:08d}.pt", work / "last.pt")
     for name in MODELS[1:]:
         export_graph(work / "model.pt", work / name, size=SIZE)
-    image = Shapes(20, SIZE, 1)[18].image
+    image = Shapes(20, IMAGE_SIZE, 1)[18].image
     maps = [PanopticPredictor.from_checkpoint(work / name, "cpu")(image).segment_ids for name in MODELS]
     assert all((found == maps[0]).all() for found in maps)
     losses = losses_after(work / "last.pt", work / "resumed")

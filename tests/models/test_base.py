@@ -17,6 +17,7 @@ from upsnet.engine import train as training
 from upsnet.engine.score import evaluate_checkpoint
 from upsnet.models import checkpoint as checkpoints
 from upsnet.models.base import FusedTensors, PanopticModel
+from upsnet.ops.sizes import InputForm
 from upsnet.structures import PanopticOutput
 
 
@@ -29,20 +30,23 @@ class ColourModel(PanopticModel):
 
     tasks = frozenset({"panoptic", "semantic"})
     loss_weights = {"loss_semantic": 1.0}  # noqa: RUF012
+    input_form = InputForm(remainder=1)
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.score = nn.Conv2d(3, num_classes, 1)
 
     def loss(self, batch):
+        assert all(side % 32 == 1 for side in batch.images.shape[2:])
         logits = self.raw(batch.images, batch.image_sizes).logits
         target = batch.target.semantic_map.long()
         return {"loss_semantic": F.cross_entropy(logits, target, ignore_index=IGNORE_LABEL)}
 
     def raw(self, images, image_sizes, *, with_instances=False):
+        assert self.padded_size(tuple(images.shape[2:])) == tuple(images.shape[2:])
         return ColourRaw(self.score(images.float() / 255))
 
-    def fuse(self, raw, image_sizes, output_sizes, *, scales=(), with_semantic=False):
+    def fuse(self, raw, image_sizes, output_sizes, *, with_semantic=False):
         fused = [
             self.fuse_for_export(ColourRaw(logits[None]), torch.tensor([list(valid)]), torch.empty(size))
             for logits, valid, size in zip(raw.logits, image_sizes, output_sizes, strict=True)
@@ -51,7 +55,7 @@ class ColourModel(PanopticModel):
         classes, scores = (torch.cat([one[n] for one in fused]) for n in (1, 2))
         return PanopticOutput(ids, classes, scores, [i - 1 for i in ids] if with_semantic else None)
 
-    def fuse_for_export(self, raw, image_sizes, canvas, resize_rule=(0, 0)):
+    def fuse_for_export(self, raw, image_sizes, canvas):
         rows, columns = (
             ((torch.arange(size) + 0.5) / size * image_sizes[:, axis, None]).long()
             for axis, size in enumerate(canvas.shape)
@@ -102,8 +106,10 @@ def test_another_architecture_trains_resumes_evaluates_predicts_and_exports(colo
     assert prediction.segment_ids.shape == (50, 70)
     assert {segment.id for segment in prediction.segments} == set(np.unique(prediction.segment_ids))
 
-    for name in ("model.pt2", "model.onnx"):
-        agreement = export_graph(model, tmp_path / name, size=(64, 96))
+    with pytest.raises(ValueError, match="--size 64 96: expected multiples of 32 plus 1"):
+        export_graph(model, tmp_path / "model.onnx", size=(64, 96))
+    for name, size in (("model.pt2", None), ("fixed.pt2", (65, 97)), ("model.onnx", (65, 97))):
+        agreement = export_graph(model, tmp_path / name, size=size)
         assert agreement.disagreement == 0
         exported = PanopticPredictor.from_checkpoint(tmp_path / name, "cpu")(image)
         assert [segment.category_name for segment in exported.segments] == [

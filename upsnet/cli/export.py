@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
                 f"--output {args.output}: --size, --batch-size, --precision, --compile, .pt2 and .onnx need "
                 "--format pt2 or --format onnx"
             )
-        export_checkpoint(args.checkpoint, args.output)
+        export_checkpoint(args.checkpoint, args.output, overrides=args.overrides)
     else:
         if args.output.suffix != f".{args.format}":
             raise ValueError(f"--output {args.output}: expected a name that ends in .{args.format}")
@@ -52,6 +52,7 @@ def main(argv: Sequence[str]) -> int:
             precision=args.precision,
             compile_for=torch.device(device) if args.compile else None,
             verify=args.verify,
+            overrides=args.overrides,
         )
         if found is not None:
             _print_agreement(found)
@@ -93,4 +94,5 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--verify", action=argparse.BooleanOptionalAction, default=True, help="compare the file with the model"
     )
-    return parser.parse_args(argv)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config of the checkpoint")
+    return parser.parse_intermixed_args(argv)

@@ -9,6 +9,7 @@ from upsnet.config.run import (
     Config,
     DataConfig,
     EvaluateConfig,
+    ModelConfig,
     ShapesConfig,
     Source,
     TrainConfig,
@@ -17,10 +18,10 @@ from upsnet.config.upsnet import (
     BackboneConfig,
     InstanceConfig,
     LossConfig,
-    ModelConfig,
     PanopticConfig,
     RPNConfig,
     SemanticConfig,
+    UPSNetConfig,
 )
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "ShapesConfig",
     "Source",
     "TrainConfig",
+    "UPSNetConfig",
     "find_config",
     "list_configs",
     "load_config",

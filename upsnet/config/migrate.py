@@ -41,12 +41,26 @@ def rename_key(old: str, new: str) -> Step:
     return step
 
 
+def remove_key(key: str, reason: str) -> Step:
+    """A step that removes a key (`data.test_resize`), and says why."""
+
+    def step(values: Values) -> list[str]:
+        holder, name = _section(values, key)
+        if holder is None or name not in holder:
+            return []
+        del holder[name]
+        return [f"key {key!r} is gone: {reason}"]
+
+    return step
+
+
 class UnknownFormatError(ValueError):
     """This version cannot read the format of a file."""
 
 
 STEPS: tuple[Step, ...] = (
     rename_key("loss", "model.loss"),  # each architecture has its own losses
+    remove_key("data.test_resize", "model.panoptic.method=official resizes as the official program does"),
 )
 """Step i turns a config of format i + 1 into one of format i + 2."""
 

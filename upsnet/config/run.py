@@ -7,7 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 from upsnet.config.section import Fraction, Section, Size, Weight
-from upsnet.config.upsnet import ModelConfig
+from upsnet.config.upsnet import UPSNetConfig
+
+ModelConfig = UPSNetConfig
+"""The `model` section; `model.architecture` says of which architecture."""
 
 
 class CityscapesConfig(Section):
@@ -78,8 +81,6 @@ class DataConfig(Section):
     test_short_side: PositiveInt | None = None
     """None: the images' own size."""
     test_max_side: PositiveInt = 1333
-    test_resize: Literal["uint8", "float"] = "uint8"
-    """float: without rounding, at exactly the scale of the shorter side (the official UPSNet)."""
     size_divisor: Annotated[int, Field(ge=32, multiple_of=32)] = 32
     num_workers: Annotated[int, Field(ge=0)] = 2
     max_unreadable: Annotated[int, Field(ge=0)] = 10
@@ -159,7 +160,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Config:
-        if self.model.heads == "instance" and self.evaluate.instance is not True:
+        if self.model.tasks == {"instance"} and self.evaluate.instance is not True:
             raise ValueError("model.heads=instance can only be judged by AP: it needs evaluate.instance=true")
         return self
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from upsnet.config.conventions import Conventions, with_conventions
 from upsnet.config.section import Fraction, Section, Weight
 
 
@@ -104,7 +105,9 @@ class PanopticConfig(Section):
     """How the two heads become one map."""
 
     method: Literal["unified", "official", "heuristic"] = "unified"
-    """UPSNet's head; the same with the official program's rounding; or Kirillov's merge (usual: score, overlap 0.5)."""
+    """unified: UPSNet's head. official: the same with the resizing and the rounding of the official program, for its
+    checkpoints; slower, and cannot be exported. heuristic: the merge of Kirillov et al. 2018 (usual: both thresholds
+    0.5)."""
     score_threshold: Fraction = 0.6
     nms_iou: Fraction = 0.5
     overlap_threshold: Fraction = 0.3
@@ -138,10 +141,13 @@ class LossConfig(Section):
         return {f"loss_{name}": value for name, value in values.items()}
 
 
-class ModelConfig(Section):
-    """UPSNet."""
+class UPSNetConfig(Section):
+    """UPSNet (Xiong et al. 2019)."""
 
     architecture: Literal["upsnet"] = "upsnet"
+    conventions: Conventions | None = None
+    """Fills in the anchors, the RoIAlign, the strides and the pixel statistics of another program, where this section
+    does not give them (`config/conventions.py`)."""
     heads: Literal["both", "semantic", "instance"] = "both"
     backbone: BackboneConfig = BackboneConfig()
     fpn_channels: PositiveInt = 256
@@ -159,3 +165,26 @@ class ModelConfig(Section):
     pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     pixel_std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (58.395, 57.12, 57.375)
     loss: LossConfig = LossConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, values: Any) -> Any:
+        return with_conventions(values)
+
+    @model_validator(mode="after")
+    def _check(self) -> UPSNetConfig:
+        if self.panoptic.method == "official" and self.heads != "both":
+            raise ValueError(
+                f"panoptic.method=official needs heads=both, got {self.heads}; use panoptic.method=unified"
+            )
+        return self
+
+    @property
+    def tasks(self) -> frozenset[str]:
+        """What the model predicts: `PanopticModel.tasks`."""
+        return frozenset({"panoptic", "semantic", "instance"} if self.heads == "both" else {self.heads})
+
+    @property
+    def coarsest_stride(self) -> int:
+        """Pixels of the network input per cell of the coarsest feature map."""
+        return 64 if self.heads != "semantic" and len(self.rpn.shapes()) == 5 else 32

@@ -24,7 +24,7 @@ from upsnet.data.sampler import BatchSampler, repeat_factors
 from upsnet.data.shapes import Shapes
 from upsnet.data.targets import make_target
 from upsnet.io.parallel import quiet_worker
-from upsnet.ops.sizes import exact_scale
+from upsnet.ops.sizes import MULTIPLES_OF_32, InputForm
 from upsnet.structures import PanopticBatch, PanopticTarget, Sample
 
 DATA_ROOT = "UPSNET_DATASETS"
@@ -88,10 +88,12 @@ def build_augmentation(config: AugmentConfig) -> T.Augmentation:
     return T.Augmentation(steps, T.Photometric(config.photometric, config.hue) if config.photometric else None)
 
 
-def collate(items: Sequence[tuple[Sample, int]], num_stuff: int, divisor: int) -> PanopticBatch:
+def collate(
+    items: Sequence[tuple[Sample, int]], num_stuff: int, divisor: int, form: InputForm = MULTIPLES_OF_32
+) -> PanopticBatch:
     """Makes a training batch of augmented samples and their seeds."""
     samples = [sample for sample, _ in items]
-    images, sizes = T.pad_images([s.image for s in samples], divisor)
+    images, sizes = T.pad_images([s.image for s in samples], divisor, form=form)
     shape = (len(items), *images.shape[-2:])
     instance_maps, semantic_maps = np.zeros(shape, np.int32), np.full(shape, IGNORE_LABEL, np.uint8)
     targets = [
@@ -123,8 +125,8 @@ def collate(items: Sequence[tuple[Sample, int]], num_stuff: int, divisor: int) -
     )
 
 
-def _collate_items(items: Sequence[Item], num_stuff: int, divisor: int) -> PanopticBatch:
-    batch = collate([(item.sample, item.seed) for item in items], num_stuff, divisor)
+def _collate_items(items: Sequence[Item], num_stuff: int, divisor: int, form: InputForm) -> PanopticBatch:
+    batch = collate([(item.sample, item.seed) for item in items], num_stuff, divisor, form)
     return replace(batch, unreadable={index: text for item in items for index, text in item.unreadable.items()})
 
 
@@ -138,8 +140,10 @@ def train_loader(
     stop: int,
     rank: int = 0,
     world_size: int = 1,
+    form: InputForm = MULTIPLES_OF_32,
 ) -> Batches:
     """Batches for iterations `start` to `stop`, this rank's share of each; see `Batches` for what may go wrong."""
+    num_stuff = dataset.categories.num_stuff
     sizes = [dataset.size(i) for i in range(len(dataset))]
     factors = _factors(dataset, config.repeat_threshold) if config.repeat_threshold else None
     sampler = BatchSampler(
@@ -158,7 +162,7 @@ def train_loader(
     loader = DataLoader(
         items,
         batch_sampler=sampler,
-        collate_fn=partial(_collate_items, num_stuff=dataset.categories.num_stuff, divisor=config.size_divisor),
+        collate_fn=partial(_collate_items, num_stuff=num_stuff, divisor=config.size_divisor, form=form),
         num_workers=config.num_workers,
         worker_init_fn=quiet_worker,
         pin_memory=torch.cuda.is_available(),
@@ -174,21 +178,28 @@ def _factors(dataset: PanopticDataset, threshold: float) -> np.ndarray:
 
 
 class InferenceInput:
-    """Turns pictures into the network's input: resize to the configured sides, pad, batch.
+    """Turns images into the network's input: resize to the configured sides, pad, batch.
 
     Args:
-        config: `test_*` and `size_divisor` count.
-        network_size: (H, W) that every batch is padded to, pictures being made to fit; by default as small as possible.
+        config: `test_short_side`, `test_max_side` and `size_divisor` count.
+        form: of the architecture.
+        network_size: (H, W) that every batch is padded to; larger images are shrunk to it. None: as small as possible.
         min_side: pixels a side that a batch is padded to at least, otherwise.
     """
 
-    def __init__(self, config: DataConfig, network_size: tuple[int, int] | None = None, min_side: int = 0) -> None:
-        self.network_size, self.min_side = network_size, min_side
-        self.short_side, self.max_side, self.divisor = config.test_short_side, config.test_max_side, config.size_divisor
-        self.in_float = config.test_resize == "float"
+    def __init__(
+        self,
+        config: DataConfig,
+        form: InputForm = MULTIPLES_OF_32,
+        network_size: tuple[int, int] | None = None,
+        min_side: int = 0,
+    ) -> None:
+        self.form, self.network_size, self.min_side, self.divisor = form, network_size, min_side, config.size_divisor
+        self.short_side = None if form.resizes_images else config.test_short_side
+        self.max_side = config.test_max_side
 
     def resize(self, image: np.ndarray) -> np.ndarray:
-        """uint8 [H, W, 3] at the size the network works on; float32 if the config says so."""
+        """uint8 [H, W, 3] at the size the network works on."""
         image = self._configured(image)
         if self.network_size is not None:
             scale = min(limit / size for limit, size in zip(self.network_size, image.shape, strict=False))
@@ -200,22 +211,15 @@ class InferenceInput:
     def _configured(self, image: np.ndarray) -> np.ndarray:
         if self.short_side is None:
             return image
-        if self.in_float:
-            return T.resize_exactly(image, self.short_side, self.max_side)
         return T.resize_image(image, T.fit_size(image.shape[:2], self.short_side, self.max_side))
 
     def __call__(self, images: Sequence[np.ndarray]) -> PanopticBatch:
         """uint8 [H, W, 3] pictures of any sizes -> a batch without targets."""
         batch, sizes = T.pad_images(
-            [self.resize(image) for image in images], self.divisor, self.network_size, self.min_side
+            [self.resize(image) for image in images], self.divisor, self.network_size, self.min_side, self.form
         )
         original = [(int(i.shape[0]), int(i.shape[1])) for i in images]
-        scales: list[float | None] = []
-        if self.in_float and self.short_side is not None:
-            for size, network in zip(original, sizes, strict=True):
-                scale = exact_scale(size, self.short_side, self.max_side)
-                scales.append(scale if network == (round(size[0] * scale), round(size[1] * scale)) else None)
-        return PanopticBatch(batch, torch.tensor(sizes), sizes, original, scales=scales)
+        return PanopticBatch(batch, torch.tensor(sizes), sizes, original)
 
 
 def collate_whole(samples: Sequence[Sample], make: InferenceInput) -> PanopticBatch:
@@ -225,7 +229,13 @@ def collate_whole(samples: Sequence[Sample], make: InferenceInput) -> PanopticBa
 
 
 def test_loader(
-    dataset: PanopticDataset, config: DataConfig, *, batch_size: int, rank: int = 0, world_size: int = 1
+    dataset: PanopticDataset,
+    config: DataConfig,
+    *,
+    batch_size: int,
+    rank: int = 0,
+    world_size: int = 1,
+    form: InputForm = MULTIPLES_OF_32,
 ) -> Batches:
     """Every image once (this rank's share), images of like shape together; one that cannot be read is an error."""
     order = sorted(range(len(dataset)), key=dataset.size)[rank::world_size]
@@ -233,7 +243,7 @@ def test_loader(
     loader = DataLoader(
         WholeItems(dataset, being_read),
         batch_sampler=[order[at : at + batch_size] for at in range(0, len(order), batch_size)],
-        collate_fn=partial(collate_whole, make=InferenceInput(config)),
+        collate_fn=partial(collate_whole, make=InferenceInput(config, form)),
         num_workers=config.num_workers,
         worker_init_fn=quiet_worker,
         pin_memory=torch.cuda.is_available(),

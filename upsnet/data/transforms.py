@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from upsnet.ops.sizes import exact_scale
+from upsnet.ops.sizes import MULTIPLES_OF_32, InputForm
 from upsnet.structures import Sample
 
 REDUCTIONS = (8, 4, 2)
@@ -40,35 +40,27 @@ def fit_size(size: tuple[int, int], short_side: int, max_side: int) -> tuple[int
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def resize_exactly(image: npt.NDArray[np.uint8], short_side: int, max_side: int) -> npt.NDArray[np.float32]:
-    """Bilinear resize of uint8 [H, W, 3] without rounding, by one scale for both axes, as the official UPSNet does.
-
-    Pixel i lies at (i + 1/2) / scale - 1/2, whatever the rounding of the size.
-    """
-    scale = exact_scale(image.shape[:2], short_side, max_side)
-    if round(scale * min(image.shape[:2])) < 1:
-        raise ValueError(f"image of {image.shape[1]} x {image.shape[0]} is too narrow for {max_side} pixels a side")
-    pixels = image.astype(np.float32)
-    resized = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
-    return np.asarray(resized, dtype=np.float32)
-
-
 def pad_images(
-    images: Sequence[np.ndarray], divisor: int, size: tuple[int, int] | None = None, min_side: int = 0
+    images: Sequence[np.ndarray],
+    divisor: int,
+    size: tuple[int, int] | None = None,
+    min_side: int = 0,
+    form: InputForm = MULTIPLES_OF_32,
 ) -> tuple[Tensor, list[tuple[int, int]]]:
     """Stacks [h, w, 3] images of any sizes into [B, 3, H, W] with zeros at the bottom and the right.
 
     Args:
         images: uint8 or float32.
-        divisor: H and W become multiples of it, as small as possible.
+        divisor: H and W become multiples of it (plus `form.remainder`), as small as possible.
         size: (H, W), given instead.
-        min_side: least H and W otherwise, a multiple of the divisor.
+        min_side: least H and W otherwise.
+        form: of the architecture.
 
     Returns:
         The batch (channels last in memory), and the valid (H, W) of each image.
     """
-    longest = (max(image.shape[axis] for image in images) for axis in (0, 1))
-    height, width = size or (max(min_side, -(-side // divisor) * divisor) for side in longest)
+    height, width = (max(min_side, *(image.shape[axis] for image in images)) for axis in (0, 1))
+    height, width = size or form.padded_size((height, width), divisor)
     batch = np.zeros((len(images), height, width, 3), dtype=images[0].dtype)
     for slot, image in zip(batch, images, strict=True):
         slot[: image.shape[0], : image.shape[1]] = image

@@ -18,8 +18,8 @@ from upsnet.data.transforms import fit_size
 from upsnet.doctor.coco_files import CocoFiles, read_coco
 from upsnet.doctor.diagnosis import Diagnosis, Source, diagnose
 from upsnet.doctor.segments import Floats, Size, Use
-from upsnet.models.build import build_anchors
-from upsnet.models.upsnet.rpn import Anchors
+from upsnet.models.base import Limits
+from upsnet.models.build import model_limits
 
 SAMPLED = 32
 """Images of each split that are read before a training."""
@@ -124,8 +124,8 @@ def _odd_tables(
     """What classes and crowd flags of a split's images tell."""
     lines = []
     instances = np.array([((classes >= num_stuff) & ~is_crowd).sum() for classes, is_crowd in tables])
-    slots = config.model.instance.max_detections
-    if split == "val" and config.model.heads != "semantic" and (instances > slots).any():
+    slots = model_limits(config.model).max_detections
+    if split == "val" and slots is not None and (instances > slots).any():
         lines.append(
             f"{(instances > slots).mean():.1%} of the images have more than model.instance.max_detections {slots} "
             f"instances, up to {instances.max()}"
@@ -147,19 +147,17 @@ def use_of(config: Config, split: str) -> Use:
     The size is that of testing for `val`. For `train` it is the middle of what augmentation draws: the median short
     side, or the geometric mean of the jitter's scales.
     """
-    data, model = config.data, config.model
+    data, limits = config.data, model_limits(config.model)
     crop = data.augment.crop_size if split == "train" else None
     size = partial(_train_size, augment=data.augment) if split == "train" else partial(_test_size, data=data)
-    if model.heads == "semantic":
-        return Use(size, crop)
     return Use(
         size,
         crop,
-        partial(_best_iou, anchors=build_anchors(model)),
-        model.rpn.positive_iou,
-        model.rpn.negative_iou,
-        model.instance.max_detections if split == "val" else None,
-        model.panoptic.train_slots if split == "train" and model.heads == "both" else None,
+        limits.best_iou and partial(_best_iou, limits=limits),
+        limits.positive_iou,
+        limits.negative_iou,
+        limits.max_detections if split == "val" else None,
+        limits.train_slots if split == "train" else None,
     )
 
 
@@ -177,6 +175,7 @@ def _test_size(size: Size, data: DataConfig) -> Size:
     return size if data.test_short_side is None else fit_size(size, data.test_short_side, data.test_max_side)
 
 
-def _best_iou(boxes: Floats, size: Size, anchors: Anchors) -> Floats:
-    best: npt.NDArray[np.float32] = anchors.best_iou(torch.from_numpy(boxes), size).numpy()
+def _best_iou(boxes: Floats, size: Size, limits: Limits) -> Floats:
+    assert limits.best_iou is not None
+    best: npt.NDArray[np.float32] = limits.best_iou(torch.from_numpy(boxes), size).numpy()
     return best

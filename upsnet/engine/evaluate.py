@@ -100,7 +100,7 @@ def _add_to_report(report: ReportCollector, batch: PanopticBatch, output: Panopt
 def _picture(batch: PanopticBatch, row: int) -> np.ndarray:
     """The network's input as a picture, uint8 RGB [H, W, 3], without its padding."""
     height, width = batch.network_sizes[row]
-    return batch.images[row, :, :height, :width].round().byte().permute(1, 2, 0).contiguous().numpy()
+    return batch.images[row, :, :height, :width].permute(1, 2, 0).contiguous().numpy()
 
 
 def evaluate(
@@ -142,7 +142,14 @@ def evaluate(
     meters = _Meters.of(model.tasks, dataset.categories, with_ap=with_ap, boundary=boundary)
     writer = PanopticWriter(predictions, dataset.categories) if predictions else None
     rank, world_size = distributed.rank(), distributed.world_size()
-    loader = test_loader(dataset, config.data, batch_size=config.evaluate.batch_size, rank=rank, world_size=world_size)
+    loader = test_loader(
+        dataset,
+        config.data,
+        batch_size=config.evaluate.batch_size,
+        rank=rank,
+        world_size=world_size,
+        form=model.input_form,
+    )
     training = model.training
     model.eval()
     try:
@@ -183,7 +190,7 @@ def comparison_panel(
 ) -> npt.NDArray[np.uint8] | None:
     """Predictions beside truth for the first `evaluate.panels` images, in one picture [H, W, 3]."""
     training = model.training
-    predictor = PanopticPredictor(model, dataset.categories, InferenceInput(config.data), device)
+    predictor = PanopticPredictor(model, dataset.categories, InferenceInput(config.data, model.input_form), device)
     pictures = []
     for index in range(min(config.evaluate.panels, len(dataset))):
         sample = dataset[index]

@@ -44,7 +44,7 @@ def learning_rate(config: TrainConfig, iteration: int) -> float:
 def add_gradients(
     model: nn.Module, weights: dict[str, float], precision: str, share: float, batch: PanopticBatch
 ) -> dict[str, Tensor]:
-    """The losses of a batch; the gradient of `share` of their weighted sum is added to the parameters' gradients.
+    """The losses of a batch, detached; the gradient of `share` of their weighted sum is added to the gradients.
 
     Args:
         model: a `PanopticModel` while training, maybe wrapped for several processes.
@@ -55,7 +55,12 @@ def add_gradients(
     with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
         losses: dict[str, Tensor] = model(batch)
     (weighted_total(losses, weights) * share).backward()
-    return losses
+    return {name: loss.detach() for name, loss in losses.items()}
+
+
+def copy_losses(losses: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The losses in memory of their own."""
+    return dict(zip(losses, torch.stack(list(losses.values())).unbind(), strict=True))
 
 
 def weighted_total(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:

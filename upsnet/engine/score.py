@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import yaml
 
-from upsnet.config import Config, load_config, parse_config
+from upsnet.config import Config, load_config
 from upsnet.data.loader import open_dataset
 from upsnet.engine import distributed
 from upsnet.engine.evaluate import evaluate
@@ -60,8 +60,8 @@ def evaluate_checkpoint(
         OSError, ValueError: a file is missing, or something does not fit; one line says what to change.
     """
     path, output = Path(path), _path(output)
-    checkpoint = load_checkpoint(path)
-    run = parse_config(checkpoint.config.dump(), overrides, source=str(path))
+    checkpoint = load_checkpoint(path, overrides)
+    run = checkpoint.config
     if config is not None:
         other = load_config(config, overrides)
         run = run.model_copy(update={"data": other.data, "evaluate": other.evaluate})

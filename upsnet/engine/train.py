@@ -15,17 +15,16 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from upsnet.config import Config
+from upsnet.config import Config, TrainConfig
 from upsnet.data.loader import PanopticDataset, open_dataset, open_train_dataset, train_loader
 from upsnet.data.sampler import require_equal_shares
 from upsnet.doctor.check_run import check_before_training
 from upsnet.engine import distributed
-from upsnet.engine.cuda_graph import RecordedSteps, Run, can_record
 from upsnet.engine.evaluate import comparison_panel, evaluate, headline
 from upsnet.engine.interval import Interval
 from upsnet.engine.logging import RunLog
 from upsnet.engine.memory import remedies_for_memory
-from upsnet.engine.optim import add_gradients, build_optimizer, clip_gradient, learning_rate
+from upsnet.engine.optim import add_gradients, build_optimizer, clip_gradient, copy_losses, learning_rate
 from upsnet.engine.prefetch import Prefetcher
 from upsnet.engine.profiling import StepProfiler
 from upsnet.engine.resume import (
@@ -42,8 +41,9 @@ from upsnet.io.images import write_image
 from upsnet.models.base import PanopticModel
 from upsnet.models.build import build_model
 from upsnet.models.checkpoint import Checkpoint, TrainingState, load_weights, save_checkpoint
-from upsnet.models.compiled import compile_loss
+from upsnet.models.compiled import compile_loss, with_slots_padded
 from upsnet.models.pretrained.weights import fill, read_weights
+from upsnet.models.recording import RecordedFunction
 from upsnet.ops.backend import training_format
 from upsnet.structures import PanopticBatch
 
@@ -111,6 +111,11 @@ def train(
         return TrainingResult(metrics, trainer.stopped)
 
 
+def can_record(config: TrainConfig, device: torch.device) -> bool:
+    """Whether steps are recorded as CUDA graphs: on one GPU, since processes exchange gradients within a step."""
+    return config.cuda_graph and device.type == "cuda" and distributed.world_size() == 1
+
+
 class Trainer:
     """One run: builds everything, trains, evaluates, and leaves the files that README.md lists.
 
@@ -168,7 +173,7 @@ class Trainer:
             self.report = fill(self.model, read_weights(init), self.categories)
         if config.train.compile:
             compile_loss(self.model)
-        self._recorded = RecordedSteps(device) if can_record(config.train, device) else None
+        self._recorded = RecordedFunction(device, copy_losses) if can_record(config.train, device) else None
         self.notes += notes_of_beginning(config, found, output, distributed.world_size())
 
     def _restore(self, checkpoint: Checkpoint) -> None:
@@ -243,6 +248,7 @@ class Trainer:
             stop=config.iterations * config.accumulate,
             rank=distributed.rank(),
             world_size=distributed.world_size(),
+            form=self.model.input_form,
         )
 
     def _next(self, batches: Prefetcher, signals: StopSignals) -> list[PanopticBatch]:
@@ -261,11 +267,11 @@ class Trainer:
         config = self.config.train
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, self.iteration)
-        run: Run = partial(add_gradients, model, self.model.loss_weights, config.precision, 1 / len(batches))
+        run = partial(add_gradients, model, self.model.loss_weights, config.precision, 1 / len(batches))
         losses: list[dict[str, Tensor]] = []
         for number, batch in enumerate(batches, 1):
             with distributed.gradients_stay_here(model, number < len(batches)):
-                losses.append(run(batch) if self._recorded is None else self._recorded(run, batch))
+                losses.append(run(batch) if self._recorded is None else self._recorded(run, with_slots_padded(batch)))
         norm = clip_gradient(self.model, config.clip_gradient)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=self._recorded is None)

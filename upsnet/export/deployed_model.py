@@ -19,16 +19,13 @@ class DeployedModel(nn.Module):
     Args:
         model: one that predicts `panoptic`.
         categories: its classes.
-        resize_rule: (shorter side, longer side at most) that images are resized to without rounding, if they are.
     """
 
     category_ids: Tensor
 
-    def __init__(
-        self, model: PanopticModel, categories: CategorySet, resize_rule: tuple[int, int] | None = None
-    ) -> None:
+    def __init__(self, model: PanopticModel, categories: CategorySet) -> None:
         super().__init__()
-        self.model, self.resize_rule, self.num_stuff = model, resize_rule or (0, 0), categories.num_stuff
+        self.model, self.num_stuff = model, categories.num_stuff
         self.register_buffer("category_ids", torch.tensor([c.id for c in categories.categories]))
 
     def forward(self, images: Tensor, image_sizes: Tensor, canvas: Tensor) -> dict[str, Tensor]:
@@ -45,7 +42,7 @@ class DeployedModel(nn.Module):
             [B, R, 4] (XYXY, ends exclusive), valid bool [B, R] (the segment has pixels).
         """
         raw = self.model.raw(images, image_sizes)
-        ids, channels, scores = self.model.fuse_for_export(raw, image_sizes, canvas, self.resize_rule)
+        ids, channels, scores = self.model.fuse_for_export(raw, image_sizes, canvas)
         area, box = _geometry(ids, channels.shape[1])
         return {
             "segment_ids": ids,

@@ -19,7 +19,9 @@ from upsnet.data.loader import InferenceInput
 from upsnet.models import build  # noqa: F401 - registers the operators that a .pt2 calls
 from upsnet.models.checkpoint import read_description
 from upsnet.models.file_format import require_fields
+from upsnet.models.upsnet.official import OfficialResize
 from upsnet.ops.backend import usable_device
+from upsnet.ops.sizes import InputForm
 from upsnet.structures import PanopticBatch, PanopticOutput
 
 METADATA = "upsnet.json"
@@ -31,22 +33,31 @@ Graph = Callable[[Tensor, Tensor, Tensor], dict[str, Tensor]]
 
 
 class ExportedModel:
-    """An exported file behind the face of `UPSNet.predict`.
+    """An exported file with the interface of `PanopticModel.predict`.
 
     Args:
         run: the loaded graph.
         categories: the classes, in the order of the channels.
         batch_size: of the graph.
         device: where it takes and gives tensors.
+        resize: applied to a batch of images at their own size before the graph, where the graph needs it.
     """
 
-    def __init__(self, run: Graph, categories: CategorySet, batch_size: int, device: torch.device) -> None:
-        self.run, self.batch_size, self.device = run, batch_size, device
+    def __init__(
+        self,
+        run: Graph,
+        categories: CategorySet,
+        batch_size: int,
+        device: torch.device,
+        resize: Callable[[PanopticBatch], PanopticBatch] | None = None,
+    ) -> None:
+        self.run, self.batch_size, self.device, self.resize = run, batch_size, device, resize
         self.channels = {c.id: channel for channel, c in enumerate(categories.categories)}
 
     @torch.no_grad()
     def predict(self, batch: PanopticBatch) -> PanopticOutput:
         """Predicts each image at its original size; a batch smaller than the graph's is filled up."""
+        batch = batch if self.resize is None else self.resize(batch)
         maps: list[Tensor] = []
         tables: list[tuple[Tensor, Tensor]] = []
         sizes = batch.original_sizes
@@ -106,12 +117,18 @@ def load_graph(
     require_fields(metadata, {"network_size": (list, NoneType), "batch_size": int}, source=str(path))
     # Files of the first version carry no number: they have format 1.
     config, categories = read_description(metadata, metadata.get("format", 1), source=str(path))
-    size, divisor = metadata["network_size"], config.data.size_divisor
+    data, size = config.data, None if metadata["network_size"] is None else tuple(metadata["network_size"])
     # A `.pt2` for any size needs levels of more than one cell: `torch.export` treats a single one as a case of its own.
-    blocks = 0 if path.suffix == ".onnx" else max(2, -(-96 // divisor) if len(config.model.rpn.shapes()) == 5 else 2)
-    make_input = InferenceInput(config.data, None if size is None else (size[0], size[1]), blocks * divisor)
+    least = max(2 * data.size_divisor, config.model.coarsest_stride + 1)
+    form = InputForm(remainder=metadata.get("size_remainder", 0))
+    make_input = InferenceInput(data, form, size, 0 if path.suffix == ".onnx" else least)
+    resize = None
+    if metadata["config"]["data"].get("test_resize") == "float" and data.test_short_side is not None:
+        # Files of formats 1 and 2 may hold the official UPSNet, whose images are resized without rounding.
+        resize = OfficialResize(data.test_short_side, data.test_max_side, data.size_divisor, size)
+        make_input = InferenceInput(data, InputForm(resizes_images=True))
     holder = torch.device("cpu") if path.suffix == ".onnx" else used
-    return ExportedModel(run, categories, metadata["batch_size"], holder), categories, make_input
+    return ExportedModel(run, categories, metadata["batch_size"], holder, resize), categories, make_input
 
 
 _REMEDIES = {

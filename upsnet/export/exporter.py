@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -32,17 +33,18 @@ Precision = Literal["fp32", "bf16", "fp16"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def export_checkpoint(source: Path | str, target: Path | str) -> None:
+def export_checkpoint(source: Path | str, target: Path | str, *, overrides: Sequence[str] = ()) -> None:
     """Writes weights, config, categories and metrics into one file, after checking that they make a model.
 
     Args:
         source: `model.pt` or `last.pt` of a run.
         target: the slim file, loadable by `PanopticPredictor.from_checkpoint`.
+        overrides: `key=value`, changes to the config of the checkpoint.
 
     Raises:
         FileNotFoundError, ValueError: no such file, not a checkpoint, or weights that do not fit its config.
     """
-    checkpoint = load_checkpoint(Path(source))
+    checkpoint = load_checkpoint(Path(source), overrides)
     checkpoint.build()
     save_checkpoint(Path(target), replace(checkpoint, training=None))
 
@@ -56,6 +58,7 @@ def export_graph(
     precision: Precision = "fp32",
     compile_for: torch.device | None = None,
     verify: bool = True,
+    overrides: Sequence[str] = (),
 ) -> Agreement | None:
     """Writes the whole model, fusion included, as one graph.
 
@@ -67,7 +70,8 @@ def export_graph(
         batch_size: of the graph.
         precision: of convolutions and linear layers.
         compile_for: turn a `.pt2` into machine code for this device (AOTInductor; needs a C++ compiler here).
-        verify: run the file beside the model of the same precision before it gets its name.
+        verify: compare the file with the model of the same precision before it gets its name.
+        overrides: `key=value`, changes to the config of the checkpoint.
 
     Returns:
         The agreement, if verified.
@@ -77,19 +81,24 @@ def export_graph(
             disagrees with its model on more than `MAX_DISAGREEMENT` of the pixels.
     """
     source, target = Path(source), Path(target)
-    checkpoint = load_checkpoint(source)
+    checkpoint = load_checkpoint(source, overrides)
     built = checkpoint.build()
     if "panoptic" not in built.tasks:
         raise ValueError(
             f"{source}: the model predicts {', '.join(sorted(built.tasks))}, expected panoptic (model.heads=both): the "
             "fusion is exported"
         )
-    _check_request(target, size, checkpoint.config.data.size_divisor, batch_size, precision, compile_for)
+    try:
+        built.require_fixed_shapes()
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
+    _check_request(target, size, built, checkpoint.config.data.size_divisor, batch_size, precision, compile_for)
     metadata = {
         "format": current_format(),
         "config": checkpoint.config.dump(),
         "categories": checkpoint.categories.to_json(),
         "network_size": size,
+        "size_remainder": built.input_form.remainder,
         "batch_size": batch_size,
         "precision": precision,
         "compiled_for": None if compile_for is None else compile_for.type,
@@ -128,13 +137,16 @@ def export_graph(
 def _check_request(
     target: Path,
     size: tuple[int, int] | None,
+    model: PanopticModel,
     divisor: int,
     batch_size: int,
     precision: Precision,
     compile_for: torch.device | None,
 ) -> None:
-    if size is not None and (size[0] % divisor or size[1] % divisor or min(size) <= 0):
-        raise ValueError(f"--size {size[0]} {size[1]}: expected multiples of {divisor}")
+    remainder = model.input_form.remainder
+    if size is not None and (min(size) <= 0 or model.input_form.padded_size(size, divisor) != size):
+        rule = f"multiples of {divisor}" + (f" plus {remainder}" if remainder else "")
+        raise ValueError(f"--size {size[0]} {size[1]}: expected {rule}")
     if target.suffix not in (".pt2", ".onnx"):
         raise ValueError(f"{target}: expected a name that ends in .pt2 or .onnx")
     if batch_size < 1:
@@ -152,19 +164,18 @@ def _trace(
 ) -> ExportedProgram:
     data = checkpoint.config.data
     divisor = data.size_divisor
-    height, width = size or (8 * divisor, 10 * divisor)
-    in_float = data.test_resize == "float" and data.test_short_side is not None
+    remainder = model.input_form.remainder
+    height, width = size or (8 * divisor + remainder, 10 * divisor + remainder)
     inputs = (
-        torch.zeros(batch_size, 3, height, width, dtype=torch.float32 if in_float else torch.uint8),
+        torch.zeros(batch_size, 3, height, width, dtype=torch.uint8),
         torch.tensor([[height - 5, width - 9]] * batch_size),
         torch.zeros(height + 11, width + 7, dtype=torch.uint8),
     )
     rows, columns = Dim("rows", min=2), Dim("columns", min=2)
-    images = None if size is not None else {2: divisor * rows, 3: divisor * columns}
+    images = None if size is not None else {2: divisor * rows + remainder, 3: divisor * columns + remainder}
     shapes = (images, None, {0: Dim("height", min=2), 1: Dim("width", min=2)})
-    rule = (data.test_short_side, data.test_max_side) if in_float and data.test_short_side else None
     model.to(memory_format=torch.channels_last)
-    deployed = DeployedModel(model, checkpoint.categories, rule).eval()
+    deployed = DeployedModel(model, checkpoint.categories).eval()
     with torch.no_grad(), exporting():
         return torch.export.export(deployed, inputs, dynamic_shapes=shapes)
 

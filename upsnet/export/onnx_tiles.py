@@ -1,7 +1,4 @@
-"""The loops of the panoptic fusion as ONNX functions: mask removal, and the map by tiles as `streaming.py` makes it.
-
-One code serves all methods: outside its region an instance's plane is `absent`, and at least `floor` is explained.
-"""
+"""The loops of the panoptic fusion as ONNX functions: mask removal, and the map by tiles as `streaming.py` makes it."""
 
 from __future__ import annotations
 
@@ -104,16 +101,13 @@ def _contenders(corners, stuff, needed):
 
 @script()
 def _tile(
-    semantic, rows, columns, stuff, base, frames, mask_regions, semantic_regions, channels, competes, masks,
-    heuristic, with_semantic, absent, floor, top, left, bottom, right, x1, y1, x2, y2,
+    semantic, rows, columns, stuff, base, frames, regions, channels, competes, masks,
+    heuristic, top, left, bottom, right, x1, y1, x2, y2,
 ):  # fmt: skip
-    """The panoptic and, if asked for, the semantic channels int64 [h, w] of one tile."""
-    # Slots that matter: those that meet the tile, the first that is absent (all others are like it), one at least.
-    meets = op.Or(_meets(mask_regions, x1, y1, x2, y2), _meets(semantic_regions, x1, y1, x2, y2))
-    away = op.And(competes, op.Not(meets))
-    first_away = op.And(away, op.CumSum(op.Cast(away, to=7), 0) == 1)
+    """The panoptic channels int64 [h, w] of one tile."""
+    # The slots that meet the tile, and always the first slot, so that there is one.
     slots = op.Squeeze(op.Shape(competes), [0])
-    matters = op.Or(op.Or(op.And(competes, meets), first_away), op.Range(0, slots, 1) == 0)
+    matters = op.Or(op.And(competes, _meets(regions, x1, y1, x2, y2)), op.Range(0, slots, 1) == 0)
     who = op.Squeeze(op.NonZero(matters), [0])
     own_channels = op.Gather(channels, who)
     needed = op.ScatterElements(base, own_channels, op.Expand(op.Cast(1, to=9), op.Shape(who)))
@@ -130,60 +124,50 @@ def _tile(
     things = op.ReduceMax(op.Slice(volume, split, op.Shape(index), [0]), [0], keepdims=0)
     best = op.ReduceMax(some, [0], keepdims=0)
     winner = op.Gather(index, op.ArgMax(some, axis=0, keepdims=0))
-    if with_semantic:
-        semantics = op.Gather(index, op.ArgMax(volume, axis=0, keepdims=0))
-    else:
-        semantics = op.Identity(winner)
     # The instances.
     flag = op.Unsqueeze(op.Gather(competes, who), [1, 2])
-    in_mask = _inside(op.Gather(mask_regions, who), x1, y1, x2, y2)
-    in_semantic = op.And(_inside(op.Gather(semantic_regions, who), x1, y1, x2, y2), op.Not(heuristic))
+    inside = _inside(op.Gather(regions, who), x1, y1, x2, y2)
     row = op.ArgMax(op.Cast(op.Unsqueeze(own_channels, [1]) == index, to=6), axis=1, keepdims=0)
-    own = op.Where(in_semantic, op.Gather(volume, row), 0.0)
+    own = op.Where(op.And(inside, op.Not(heuristic)), op.Gather(volume, row), 0.0)
     logits = _paste(op.Gather(frames, who), op.Gather(masks, who), x1, y1, x2, y2)
     logits = op.Where(heuristic, op.Where(logits > 0.0, 10000.0, -10000.0), logits)
-    score = op.Where(flag, own + op.Where(in_mask, logits, absent), -10000.0)
+    score = op.Where(flag, own + op.Where(inside, logits, -10000.0), -10000.0)
     found = op.ReduceMax(score, [0], keepdims=0)
     slot = op.Gather(who, op.ArgMax(score, axis=0, keepdims=0))
     winner = op.Where(found > best, stuff + slot, winner)
-    explained = op.Max(op.ReduceMax(op.Where(flag, own, floor), [0], keepdims=0), floor)
-    return op.Where(things - explained > op.Max(best, found), stuff + slots, winner), semantics
+    explained = op.Max(op.ReduceMax(op.Where(flag, own, 0.0), [0], keepdims=0), 0.0)
+    return op.Where(things - explained > op.Max(best, found), stuff + slots, winner)
 
 
 @script()
 def fuse(
-    semantic, frames, mask_regions, semantic_regions, channels, competes, masks,
-    network, cells, size, stuff, base, heuristic, with_semantic, absent, floor,
-) -> tuple[INT64[...], INT64[...]]:  # type: ignore[misc, type-arg] # fmt: skip
-    """`reference.fuse` of one image: panoptic and semantic channels int64 [H, W]."""
+    semantic, frames, regions, channels, competes, masks, network, cells, size, stuff, base, heuristic,
+) -> INT64[...]:  # type: ignore[misc, type-arg] # fmt: skip
+    """`reference.fuse` of one image: panoptic channels int64 [H, W]."""
     height, width = op.Gather(size, 0), op.Gather(size, 1)
     row_low, rows = _axis(op.Gather(network, 0), height, op.Gather(cells, 0))
     column_low, columns = _axis(op.Gather(network, 1), width, op.Gather(cells, 1))
     nothing = op.Concat(op.Constant(value_ints=[0]), op.Unsqueeze(width, [0]), axis=0)
     panoptic = op.Expand(op.Constant(value_int=0), nothing)
-    semantics = op.Expand(op.Constant(value_int=0), nothing)
     for i in range((height + 63) / 64):
         y1 = i * 64
         y2 = op.Min(y1 + 64, height)
         top = op.Gather(row_low, op.Unsqueeze(y1, [0]))
         bottom = op.Min(op.Gather(row_low, op.Unsqueeze(y2 - 1, [0])) + 2, op.Gather(cells, 0))
         empty = op.Concat(op.Unsqueeze(y2 - y1, [0]), op.Constant(value_ints=[0]), axis=0)
-        panoptic_band = op.Expand(op.Constant(value_int=0), empty)
-        semantic_band = op.Expand(op.Constant(value_int=0), empty)
+        band = op.Expand(op.Constant(value_int=0), empty)
         for j in range((width + 127) / 128):
             x1 = j * 128
             x2 = op.Min(x1 + 128, width)
             left = op.Gather(column_low, op.Unsqueeze(x1, [0]))
             right = op.Min(op.Gather(column_low, op.Unsqueeze(x2 - 1, [0])) + 2, op.Gather(cells, 1))
-            one, other = _tile(
-                semantic, rows, columns, stuff, base, frames, mask_regions, semantic_regions, channels, competes,
-                masks, heuristic, with_semantic, absent, floor, top, left, bottom, right, x1, y1, x2, y2,
+            tile = _tile(
+                semantic, rows, columns, stuff, base, frames, regions, channels, competes, masks,
+                heuristic, top, left, bottom, right, x1, y1, x2, y2,
             )  # fmt: skip
-            panoptic_band = op.Concat(panoptic_band, one, axis=1)
-            semantic_band = op.Concat(semantic_band, other, axis=1)
-        panoptic = op.Concat(panoptic, panoptic_band, axis=0)
-        semantics = op.Concat(semantics, semantic_band, axis=0)
-    return panoptic, semantics
+            band = op.Concat(band, tile, axis=1)
+        panoptic = op.Concat(panoptic, band, axis=0)
+    return panoptic
 
 
 FUNCTIONS: tuple[Any, ...] = (

@@ -64,7 +64,7 @@ class PanopticPredictor:
                     f"cuda_graph=True with {type(model).__name__} on {self.device}, "
                     "expected a checkpoint on a GPU, and Triton"
                 )
-            self.model = GraphedModel(model)
+            self.model = GraphedModel(model, self.device)
         self.categories = categories
         self.make_input = make_input
 
@@ -93,8 +93,8 @@ class PanopticPredictor:
     ) -> PanopticPredictor:
         """A predictor for a loaded checkpoint; norms are folded into the convolutions, which lie channels last."""
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        make_input = InferenceInput(checkpoint.config.data)
         model = fold_norms(checkpoint.build())
+        make_input = InferenceInput(checkpoint.config.data, model.input_form)
         model.to(memory_format=torch.channels_last)
         return cls(model, checkpoint.categories, make_input, device, cuda_graph=cuda_graph)
 

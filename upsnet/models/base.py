@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from upsnet.ops.sizes import MULTIPLES_OF_32, InputForm, Size
 from upsnet.structures import PanopticBatch, PanopticOutput
-
-Size = tuple[int, int]
 
 
 class FusedTensors(NamedTuple):
@@ -28,6 +28,25 @@ class FusedTensors(NamedTuple):
     segment_scores: Tensor
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What an architecture can learn and find at most; the doctor compares it with the data. None: no limit.
+
+    Attributes:
+        max_detections: instances that it can predict in an image.
+        train_slots: instances of an image that its losses see at once.
+        best_iou: boxes float32 [N, 4] in pixels of the network input, and the (H, W) of the image there -> float32 [N],
+            the IoU of each box with the anchor that fits best.
+        positive_iou, negative_iou: IoU from which an anchor is positive, and below which it is negative.
+    """
+
+    max_detections: int | None = None
+    train_slots: int | None = None
+    best_iou: Callable[[Tensor, Size], Tensor] | None = None
+    positive_iou: float = 0.7
+    negative_iou: float = 0.3
+
+
 class PanopticModel(nn.Module, ABC):
     """A model that gives every pixel a class and every instance a mask.
 
@@ -37,10 +56,16 @@ class PanopticModel(nn.Module, ABC):
     Attributes:
         tasks: what it predicts, of `panoptic`, `semantic` and `instance`.
         loss_weights: weight of each loss by its name (`loss_class`); `loss` may skip those of weight 0.
+        input_form: the form in which it takes images.
     """
 
     tasks: frozenset[str]
     loss_weights: dict[str, float]
+    input_form: InputForm = MULTIPLES_OF_32
+
+    def padded_size(self, size: Size) -> Size:
+        """The smallest size that the architecture takes and that holds an image of `size` = (H, W)."""
+        return self.input_form.padded_size(size)
 
     def forward(self, batch: PanopticBatch) -> dict[str, Tensor] | PanopticOutput:
         """`loss(batch)` while training, else `predict(batch)`."""
@@ -66,13 +91,7 @@ class PanopticModel(nn.Module, ABC):
 
     @abstractmethod
     def fuse(
-        self,
-        raw: Any,
-        image_sizes: Sequence[Size],
-        output_sizes: Sequence[Size],
-        *,
-        scales: Sequence[float | None] = (),
-        with_semantic: bool = False,
+        self, raw: Any, image_sizes: Sequence[Size], output_sizes: Sequence[Size], *, with_semantic: bool = False
     ) -> PanopticOutput:
         """Makes the prediction; it has no parameters.
 
@@ -80,20 +99,23 @@ class PanopticModel(nn.Module, ABC):
             raw: what `raw` returned.
             image_sizes: (H, W) of the valid network input of each image, on the host.
             output_sizes: (H, W) of each result.
-            scales: as in `PanopticBatch`.
             with_semantic: also the map of the semantic head.
         """
 
-    def fuse_for_export(
-        self, raw: Any, image_sizes: Tensor, canvas: Tensor, resize_rule: tuple[int, int] = (0, 0)
-    ) -> FusedTensors:
+    def require_fixed_shapes(self) -> None:
+        """Checks that exports and CUDA graphs can record `raw` and `fuse`.
+
+        Raises:
+            ValueError: they cannot; the message says what to change.
+        """
+
+    def fuse_for_export(self, raw: Any, image_sizes: Tensor, canvas: Tensor) -> FusedTensors:
         """`fuse` as part of a graph, in which all sizes are tensors.
 
         Args:
             raw: what `raw` returned.
             image_sizes: int64 [B, 2], (H, W) of the valid network input of each image.
             canvas: [h, w] of any type: its shape is the size of the maps.
-            resize_rule: (shorter side, longer side at most) that images are resized to without rounding; 0: none.
 
         Raises:
             ValueError: the architecture cannot be exported.
@@ -119,4 +141,4 @@ class PanopticModel(nn.Module, ABC):
         """
         raw = self.raw(batch.images, batch.image_sizes, with_instances=with_instances)
         sizes = output_sizes or batch.original_sizes
-        return self.fuse(raw, batch.network_sizes, sizes, scales=batch.scales, with_semantic=with_semantic)
+        return self.fuse(raw, batch.network_sizes, sizes, with_semantic=with_semantic)

@@ -7,6 +7,7 @@ reads every format up to the current one: `config.migrate` updates the config, `
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
@@ -96,11 +97,15 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     sync_folder(path.parent)
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
+def load_checkpoint(path: Path, overrides: Sequence[str] = ()) -> Checkpoint:
     """Reads a checkpoint onto the CPU; only tensors and plain values are admitted.
 
+    Args:
+        path: the file.
+        overrides: `key=value`, changes to its config.
+
     Raises:
-        FileNotFoundError, ValueError: no such file, or not a checkpoint of this project.
+        FileNotFoundError, ValueError: no such file, not a checkpoint of this project, or a wrong override.
     """
     if path.suffix in (".pt2", ".onnx"):
         raise ValueError(f"{path}: an exported graph, expected a checkpoint (model.pt or last.pt of a run)")
@@ -117,6 +122,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise ValueError(f"{path}: cannot be read as a checkpoint ({str(error).splitlines()[0]})") from None
     number = format_number(values, source=str(path))
     config, categories = read_description(values, number, source=str(path))
+    config = parse_config(config.dump(), overrides, source=str(path)) if overrides else config
     weights = migrated_weights(values, source=str(path))
     require_fields(values, {"metrics": (dict, NoneType), "training": (dict, NoneType)}, source=str(path))
     return Checkpoint(config, categories, weights, values["metrics"], values["training"])

@@ -20,6 +20,7 @@ Weights = dict[str, Tensor]
 
 WEIGHT_STEPS: tuple[Callable[[Weights], Weights], ...] = (
     lambda weights: weights,  # format 2 renamed a key of the config
+    lambda weights: weights,  # format 3 removed a key of the config
 )
 """Step i turns weights of format i + 1 into those of format i + 2; as many as `config.migrate.STEPS`."""
 

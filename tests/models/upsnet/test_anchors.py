@@ -2,7 +2,7 @@
 
 import torch
 
-from upsnet.models.build import build_anchors
+from upsnet.models.upsnet.build import build_anchors
 from upsnet.ops.boxes import pairwise_iou
 
 

@@ -12,11 +12,11 @@ from tests.models.upsnet.official import CONFIGS, FOLDER, config_name, exclusive
 from upsnet.data.loader import InferenceInput
 from upsnet.models.layers import zero_padding
 from upsnet.models.upsnet.model import ROI_STRIDES
+from upsnet.models.upsnet.official import OfficialPanopticHead, OfficialResize, place_slots
 from upsnet.ops.boxes import pairwise_iou
-from upsnet.ops.panoptic_fusion.pipeline import panoptic_map
-from upsnet.ops.panoptic_fusion.slots import place_slots
 from upsnet.ops.panoptic_fusion.streaming import keep_instances
 from upsnet.ops.roi_align import FeatureLayout
+from upsnet.structures import Detections
 
 REFERENCES = files("ref")
 pytestmark = [pytest.mark.reference, pytest.mark.skipif(not REFERENCES, reason="UPSNET_REFERENCE names no runs")]
@@ -44,10 +44,9 @@ def run(request, models):
     """A stored run, our model, and its outputs up to the heads, from the picture on."""
     model, config = models(config_name(request.param))
     ref = dict(np.load(request.param))
-    data = config.data.model_copy(
-        update={"test_short_side": int(ref["target_size"]), "test_max_side": int(ref["max_size"])}
-    )
-    batch = InferenceInput(data)([ref["image_rgb"]])
+    model.resize = OfficialResize(int(ref["target_size"]), int(ref["max_size"]))
+    whole = InferenceInput(config.data, model.input_form)([ref["image_rgb"]])
+    batch = model.resize(whole)
     model.panoptic_head.stuff_area_limit = int(ref["stuff_area_limit"])
     with torch.no_grad():
         images = zero_padding((batch.images.float() - model.pixel_mean) / model.pixel_std, batch.image_sizes)
@@ -57,7 +56,7 @@ def run(request, models):
         semantic = model.semantic_head(levels[:4])
     layout = FeatureLayout.of(levels[:4], ROI_STRIDES, model.roi_convention)
     return SimpleNamespace(
-        model=model, ref=ref, batch=batch, images=images, stages=stages, levels=levels, proposed=proposed,
+        model=model, ref=ref, whole=whole, batch=batch, images=images, stages=stages, levels=levels, proposed=proposed,
         semantic=semantic, layout=layout, num_stuff=model.panoptic_head.num_stuff,
     )  # fmt: skip
 
@@ -178,10 +177,15 @@ def test_panoptic_head_teacher_forced(run):
     labels = torch.from_numpy(ref["pan_det_cls"][order])[None]
     masks = torch.from_numpy(ref["pan_det_mask_logits"][order, 0])[None]
     case = (boxes, labels, labels > 0, masks)
-    keep = keep_instances(place_slots(*case, size, "official"), size, Fraction(3, 10))
+    keep = keep_instances(place_slots(*case, size), size, Fraction(3, 10))
     assert (order[keep[0].numpy()].tolist() or [0]) == ref["keep_inds"].tolist()
-    options = {"network_size": size, "size": size, "num_stuff": run.num_stuff, "overlap_threshold": 0.3}
-    found, semantic = panoptic_map(run.semantic, *case, **options, method="official", with_semantic=True)
+    head = run.model.panoptic_head
+    assert isinstance(head, OfficialPanopticHead)
+    assert head.overlap_threshold == 0.3
+    ends_after = boxes + torch.tensor([0, 0, 1, 1])
+    found, semantic = head.maps(
+        run.semantic, Detections(ends_after, torch.zeros(labels.shape), labels, labels > 0, masks), size
+    )
     table = np.full(run.num_stuff + len(order) + 1, 255)
     table[: run.num_stuff] = np.arange(run.num_stuff)
     table[run.num_stuff + np.flatnonzero(np.isin(order, ref["keep_inds"]))] = run.num_stuff + np.arange(
@@ -196,7 +200,7 @@ def test_panoptic_head_teacher_forced(run):
 def test_the_whole_run_ends_in_the_same_map(run):
     """From the picture to the unified result, nothing fed."""
     ref, model = run.ref, run.model
-    output = model.predict(run.batch, [ref["unified"].shape[:2]], with_semantic=True)
+    output = model.predict(run.whole, [ref["unified"].shape[:2]], with_semantic=True)
     ids, classes = output.segment_ids[0].numpy(), output.segment_classes[0].numpy()
     found = np.where(ids > 0, np.concatenate([[255], classes])[ids], 255)
     expected, instance = ref["unified"][..., 0].astype(int), ref["unified"][..., 1].astype(int)

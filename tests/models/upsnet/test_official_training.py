@@ -20,10 +20,10 @@ from upsnet.models.upsnet.losses import (
     roi_pixel_loss,
 )
 from upsnet.models.upsnet.model import ROI_STRIDES, SEMANTIC_ROI_BINS
+from upsnet.models.upsnet.official import OfficialResize, panoptic_logits, place_slots
 from upsnet.models.upsnet.rpn import UNIT
 from upsnet.ops.boxes import encode_boxes, pairwise_iou
-from upsnet.ops.panoptic_fusion.reference import panoptic_logits
-from upsnet.ops.panoptic_fusion.slots import STRIDE, place_slots
+from upsnet.ops.panoptic_fusion.slots import STRIDE
 from upsnet.ops.roi_align import FeatureLayout, roi_align
 
 REFERENCES = files("train_ref")
@@ -36,9 +36,9 @@ def step(request, tmp_path_factory):
     ref = dict(np.load(request.param))
     model, config, _ = official_model(config_name(request.param), tmp_path_factory.mktemp("official"))
     model.train()
-    update = {"test_short_side": int(ref["target_size"]), "test_max_side": int(ref["max_size"])}
     image = ref["image_rgb"][:, ::-1] if ref["flipped"] else ref["image_rgb"]
-    batch = InferenceInput(config.data.model_copy(update=update))([np.ascontiguousarray(image)])
+    whole = InferenceInput(config.data, model.input_form)([np.ascontiguousarray(image)])
+    batch = OfficialResize(int(ref["target_size"]), int(ref["max_size"]))(whole)
     levels = model.features(batch.images, batch.image_sizes)
     semantic = model.semantic_head(levels[:4])
     layout = FeatureLayout.of(levels[:4], ROI_STRIDES, model.roi_convention)
@@ -109,8 +109,8 @@ def mask_and_panoptic_losses(step):
     masks = head.mask_logits(step.layout, exclusive(ref["gt_rois"]), labels)
     boxes = torch.from_numpy(ref["gt_rois"][:, 1:])[None] / STRIDE
     size = tuple(step.semantic.shape[2:])
-    slots = place_slots(boxes, labels, torch.ones_like(labels, dtype=torch.bool), masks, size, "official")
-    volume = panoptic_logits(step.semantic, slots, step.model.panoptic_head.num_stuff, "official")
+    slots = place_slots(boxes, labels, torch.ones_like(labels, dtype=torch.bool), masks, size)
+    volume = panoptic_logits(step.semantic, slots, step.model.panoptic_head.num_stuff)
     target = torch.from_numpy(ref["panoptic_gt"])
     losses["loss_panoptic"] = pixel_loss(volume, target, over_ignored=step.model.loss_over_ignored)
     return losses

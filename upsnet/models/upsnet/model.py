@@ -17,7 +17,6 @@ from upsnet.models.upsnet.fpn import FPN
 from upsnet.models.upsnet.instance_head import DetectionRule, InstanceHead, SampledRois
 from upsnet.models.upsnet.losses import mask_loss, pixel_loss, roi_pixel_loss, upsampled_pixel_loss
 from upsnet.models.upsnet.matching import crowd_integral, mask_targets, semantic_targets
-from upsnet.models.upsnet.operator import panoptic_segments
 from upsnet.models.upsnet.panoptic_head import NOTHING, PanopticHead
 from upsnet.models.upsnet.rpn import RPN
 from upsnet.models.upsnet.semantic_head import SemanticHead
@@ -150,7 +149,6 @@ class UPSNet(PanopticModel):
         image_sizes: Sequence[tuple[int, int]],
         output_sizes: Sequence[tuple[int, int]],
         *,
-        scales: Sequence[float | None] = (),
         with_semantic: bool = False,
     ) -> PanopticOutput:
         """As `PanopticModel.fuse`: the panoptic head."""
@@ -160,26 +158,29 @@ class UPSNet(PanopticModel):
             image_sizes,
             output_sizes,
             with_semantic=with_semantic and raw.semantic_logits is not None,
-            scales=scales,
         )
-        found = raw.instances
+        return replace(output, instances=self.instances(raw.instances, image_sizes, output_sizes))
+
+    @staticmethod
+    def instances(
+        found: Detections | None, image_sizes: Sequence[tuple[int, int]], output_sizes: Sequence[tuple[int, int]]
+    ) -> list[Instances] | None:
+        """The detections of `UPSNetRaw.instances` image by image, for AP; sizes as in `fuse`."""
         if found is None:
-            return output
+            return None
         instances = []
         for row, (network, size) in enumerate(zip(image_sizes, output_sizes, strict=True)):
             masks, boxes, valid = found.mask_logits[row], scale_boxes(found.boxes[row], network, size), found.valid[row]
             windows = partial(paste_in_windows, masks, boxes, valid, size)
             instances.append(Instances(found.scores[row], found.labels[row], valid, windows))
-        return replace(output, instances=instances)
+        return instances
 
-    def fuse_for_export(
-        self, raw: UPSNetRaw, image_sizes: Tensor, canvas: Tensor, resize_rule: tuple[int, int] = (0, 0)
-    ) -> FusedTensors:
-        """As `PanopticModel.fuse_for_export`: the panoptic head is one operator of the graph."""
+    def fuse_for_export(self, raw: UPSNetRaw, image_sizes: Tensor, canvas: Tensor) -> FusedTensors:
+        """As `PanopticModel.fuse_for_export`: the panoptic head is one operator of the graph (`operator.py`)."""
         head, found = self.panoptic_head, raw.panoptic
         assert raw.semantic_logits is not None
         assert found is not None
-        ids = panoptic_segments(
+        ids = torch.ops.upsnet.panoptic_segments(
             raw.semantic_logits,
             found.boxes,
             found.labels,
@@ -192,7 +193,6 @@ class UPSNet(PanopticModel):
             head.method,
             head.overlap_threshold,
             head.stuff_area_limit,
-            *resize_rule,
         )
         return FusedTensors(ids, *head.table(found, head.num_stuff))
 

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from upsnet.config import PanopticConfig
+from upsnet.models.upsnet.official import OfficialPanopticHead, exact_scale
 from upsnet.models.upsnet.panoptic_head import PanopticHead
-from upsnet.ops.panoptic_fusion.slots import Method
-from upsnet.ops.sizes import exact_scale
 from upsnet.structures import Detections
 
 
@@ -31,8 +30,8 @@ def panoptic_segments(
     method: str,
     overlap_threshold: float,
     stuff_area_limit: int,
-    short_side: int,
-    max_side: int,
+    short_side: int = 0,
+    max_side: int = 0,
 ) -> Tensor:
     """`PanopticHead` as an operator.
 
@@ -41,24 +40,24 @@ def panoptic_segments(
         image_sizes: int64 [B, 2], (H, W) of the valid network input.
         canvas: [H, W] of any type: its shape is the size of the result.
         num_stuff, num_things, method, overlap_threshold, stuff_area_limit: see `PanopticHead`.
-        short_side, max_side: the exact rule that pictures are resized by, for `official`; 0: none.
+        short_side, max_side: the rule of `official.exact_scale`; only files of format 1 and 2 call it, with the method
+            `official`; 0: none.
 
     Returns:
         int32 [B, H, W]: 0 is void, i + 1 is row i of the table of S stuff classes and K slots.
     """
-    head = PanopticHead(
-        num_stuff,
-        num_things,
-        PanopticConfig(
-            method=cast(Method, method), overlap_threshold=overlap_threshold, stuff_area_limit=stuff_area_limit
-        ),
+    config = PanopticConfig(
+        method=cast(Any, method), overlap_threshold=overlap_threshold, stuff_area_limit=stuff_area_limit
     )
     detections = Detections(boxes, torch.zeros_like(boxes[..., 0]), labels, valid, mask_logits)
     sizes = [(height, width) for height, width in image_sizes.tolist()]
     size = (canvas.shape[0], canvas.shape[1])
-    scale = exact_scale(size, short_side, max_side) if short_side else 0.0
-    scales = [scale if n == (round(size[0] * scale), round(size[1] * scale)) else None for n in sizes]
-    output = head(semantic_logits, detections, sizes, [size] * len(sizes), scales=scales)
+    if method == "official":
+        scale = exact_scale(size, short_side, max_side) if short_side else max(sizes[0]) / max(size)
+        official = OfficialPanopticHead(num_stuff, num_things, config)
+        output = official.fuse_images(semantic_logits, detections, sizes, [size] * len(sizes), [scale] * len(sizes))
+    else:
+        output = PanopticHead(num_stuff, num_things, config)(semantic_logits, detections, sizes, [size] * len(sizes))
     return torch.stack(output.segment_ids)
 
 

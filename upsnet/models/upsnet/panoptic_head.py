@@ -14,7 +14,7 @@ from upsnet.config import PanopticConfig
 from upsnet.ops.boxes import scale_boxes
 from upsnet.ops.panoptic_fusion.pipeline import panoptic_map
 from upsnet.ops.panoptic_fusion.reference import panoptic_logits
-from upsnet.ops.panoptic_fusion.segment_ids import nearest, segment_ids
+from upsnet.ops.panoptic_fusion.segment_ids import segment_ids
 from upsnet.ops.panoptic_fusion.slots import STRIDE, Method, place_slots
 from upsnet.ops.sampling import gather_rows, hashed_uniform, sample_ranked
 from upsnet.structures import Detections, PanopticOutput, PanopticTarget
@@ -34,7 +34,8 @@ class PanopticHead(nn.Module):
     def __init__(self, num_stuff: int, num_things: int, config: PanopticConfig) -> None:
         super().__init__()
         self.num_stuff, self.num_things = num_stuff, num_things
-        self.method: Method = config.method
+        # `OfficialPanopticHead` fuses with the method `official`.
+        self.method: Method = "heuristic" if config.method == "heuristic" else "unified"
         self.overlap_threshold, self.stuff_area_limit = config.overlap_threshold, config.stuff_area_limit
         self.train_slots, self.keep_fraction = config.train_slots, config.keep_fraction
 
@@ -62,12 +63,8 @@ class PanopticHead(nn.Module):
             logits [B, S + P + 1, h, w], and int64 [B, h, w]: stuff, S + p for a kept instance, S + P (unknown) for one
             that was dropped, `NOTHING` for void and crowds.
         """
-        boxes = self._ends(gather_rows(truth.boxes, slots), self.method) / STRIDE
-        labels = gather_rows(truth.labels, slots).clamp(min=1)
-        size = (semantic_logits.shape[2], semantic_logits.shape[3])
-        method: Method = "official" if self.method == "official" else "unified"  # The merge has no training form.
-        placed = place_slots(boxes, labels, keep, mask_logits, size, method)
-        volume = panoptic_logits(semantic_logits.float(), placed, self.num_stuff, method)
+        boxes, labels = gather_rows(truth.boxes, slots), gather_rows(truth.labels, slots).clamp(min=1)
+        volume = self.logits(semantic_logits, boxes, labels, keep, mask_logits)
         middle = slice(STRIDE // 2, None, STRIDE)
         semantic, instance = truth.semantic_map[:, middle, middle], truth.instance_map[:, middle, middle].long()
         channel = torch.where(truth.is_instance, self.num_stuff + slots.shape[1], NOTHING)
@@ -77,6 +74,20 @@ class PanopticHead(nn.Module):
         stuff = semantic.long().masked_fill(semantic == IGNORE_LABEL, NOTHING)
         return volume, torch.where(instance > 0, thing, stuff)
 
+    def logits(self, semantic: Tensor, boxes: Tensor, labels: Tensor, keep: Tensor, masks: Tensor) -> Tensor:
+        """The volume of panoptic logits at 1/4 resolution, for the loss; `heuristic` is trained as `unified`.
+
+        Args:
+            semantic: [B, S + T, h, w].
+            boxes: float32 [B, P, 4], in pixels of the network input; labels: int64 [B, P]; keep: bool [B, P].
+            masks: [B, P, M, M].
+
+        Returns:
+            float32 [B, S + P + 1, h, w].
+        """
+        slots = place_slots(boxes / STRIDE, labels, keep, masks, (semantic.shape[2], semantic.shape[3]))
+        return panoptic_logits(semantic.float(), slots, self.num_stuff)
+
     def forward(
         self,
         semantic_logits: Tensor | None,
@@ -85,7 +96,6 @@ class PanopticHead(nn.Module):
         output_sizes: Sequence[tuple[int, int]],
         *,
         with_semantic: bool = False,
-        scales: Sequence[float | None] = (),
     ) -> PanopticOutput:
         """Fuses each image at its own output size.
 
@@ -94,12 +104,8 @@ class PanopticHead(nn.Module):
             detections: the panoptic list with mask logits, or None for the semantic head alone.
             network_sizes, output_sizes: (H, W) per image: valid network input, and result.
             with_semantic: also give the argmax of the semantic head.
-            scales: network pixels per picture pixel, for `official`; by default what the sizes tell.
         """
         count, num_stuff, limit = len(network_sizes), self.num_stuff, self.stuff_area_limit
-        has_both = semantic_logits is not None and detections is not None
-        # One head alone has no official fusion; only the size of the map and its resizing stay.
-        method: Method = "unified" if self.method == "official" and not has_both else self.method
         if detections is None:  # The semantic head alone: every class is like stuff, of any area.
             assert semantic_logits is not None
             num_stuff, limit = semantic_logits.shape[1], 0
@@ -114,13 +120,9 @@ class PanopticHead(nn.Module):
         for (network, output), members in groupby(range(count), key=sizes.__getitem__):
             part = slice(len(maps), len(maps) + len(list(members)))
             channels, semantic = self._fuse(
-                semantic_logits[part], detections[part], network, output, num_stuff, method, with_semantic
+                semantic_logits[part], detections[part], network, output, num_stuff, with_semantic
             )
-            if self.method == "official" and semantic is not None:
-                scale = scales[part.start] if scales else None
-                channels, semantic = (nearest(m, network, output, scale) for m in (channels, semantic))
-            rule_on = semantic if method == "official" else None
-            maps.extend(segment_ids(channels, classes[part], num_stuff, limit, rule_on))
+            maps.extend(segment_ids(channels, classes[part], num_stuff, limit))
             semantics.extend([] if semantic is None else semantic)
         classes[:, num_stuff:] -= num_stuff - self.num_stuff
         return PanopticOutput(maps, classes, scores, semantics if with_semantic else None)
@@ -130,10 +132,8 @@ class PanopticHead(nn.Module):
         """Semantic channel int64 and score float32 [B, S + K] of every id: stuff first, then the slots."""
         labels = detections.labels
         stuff = torch.arange(num_stuff, device=labels.device).expand(len(labels), -1)
-        # Officially the stand-in for "no detection" is of the last stuff class; no other empty slot is ever seen.
-        things = semantic_from_label(labels, num_stuff).where(detections.valid, num_stuff - 1)
         scores = torch.cat([torch.ones_like(stuff, dtype=torch.float32), detections.scores], 1)
-        return torch.cat([stuff, things], 1), scores
+        return torch.cat([stuff, semantic_from_label(labels, num_stuff)], 1), scores
 
     def _fuse(
         self,
@@ -142,30 +142,20 @@ class PanopticHead(nn.Module):
         network: tuple[int, int],
         output: tuple[int, int],
         num_stuff: int,
-        method: Method,
         with_semantic: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        """Panoptic and semantic map int32 [B, H, W] of images of one size; officially at the network's."""
-        is_official = self.method == "official"
-        size = network if is_official else output
-        if not is_official:  # Logits beyond the valid cells depend on the amount of padding.
-            rows, columns = (-(-n // STRIDE) for n in network)
-            semantic_logits = semantic_logits[..., :rows, :columns]
+        """Panoptic and semantic map int32 [B, H, W] of images of one size."""
+        rows, columns = (-(-n // STRIDE) for n in network)  # Logits beyond depend on the amount of padding.
         return panoptic_map(
-            semantic_logits,
-            self._ends(scale_boxes(detections.boxes, network, size), method),
+            semantic_logits[..., :rows, :columns],
+            scale_boxes(detections.boxes, network, output),
             detections.labels,
             detections.valid,
             detections.mask_logits,
             network_size=network,
-            size=size,
+            size=output,
             num_stuff=num_stuff,
             overlap_threshold=self.overlap_threshold,
-            method=method,
-            with_semantic=with_semantic or is_official,
+            method=self.method,
+            with_semantic=with_semantic,
         )
-
-    @staticmethod
-    def _ends(boxes: Tensor, method: Method) -> Tensor:
-        """Boxes as the method counts them: officially they end with their last pixel."""
-        return torch.cat([boxes[..., :2], boxes[..., 2:] - 1], -1) if method == "official" else boxes

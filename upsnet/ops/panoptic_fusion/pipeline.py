@@ -11,7 +11,7 @@ from torch import Tensor
 
 from upsnet.ops.backend import has_kernels
 from upsnet.ops.panoptic_fusion import streaming
-from upsnet.ops.panoptic_fusion.slots import Grid, Method, competing, place_slots
+from upsnet.ops.panoptic_fusion.slots import Grid, Method, place_slots
 
 
 def implementation_for(x: Tensor) -> ModuleType:
@@ -21,6 +21,11 @@ def implementation_for(x: Tensor) -> ModuleType:
 
         return triton
     return streaming
+
+
+def overlap_fraction(threshold: float) -> Fraction:
+    """The decimal fraction of at most six digits that a float stands for."""
+    return Fraction(threshold).limit_denominator(10**6)
 
 
 def panoptic_map(
@@ -44,8 +49,7 @@ def panoptic_map(
 
     Args:
         semantic_logits: float32, bfloat16 or float16 [B, S + T, h, w], at 1/4 of the network's input; S >= 1.
-        boxes: float32 [B, K, 4], XYXY in pixels of the result, in order of falling score; K >= 1. See `place_slots` for
-            the ends of boxes with `official`.
+        boxes: float32 [B, K, 4], XYXY in pixels of the result, in order of falling score; K >= 1.
         labels: int64 [B, K], 1..T.
         valid: bool [B, K].
         mask_logits: float [B, K, M, M].
@@ -63,10 +67,10 @@ def panoptic_map(
     """
     use = implementation or implementation_for(semantic_logits)
     with torch.autocast(semantic_logits.device.type, enabled=False):
-        slots = place_slots(boxes, labels, valid, mask_logits, size, method)
+        slots = place_slots(boxes, labels, valid, mask_logits, size)
         rivals = replace(slots, labels=torch.ones_like(labels)) if method == "heuristic" else slots
-        keep = use.keep_instances(rivals, size, Fraction(overlap_threshold).limit_denominator(10**6))
+        keep = use.keep_instances(rivals, size, overlap_fraction(overlap_threshold))
         cells = (semantic_logits.shape[2], semantic_logits.shape[3])
         grid = Grid.of(network_size, size, cells, semantic_logits.device)
-        slots = competing(slots, keep, method)
+        slots = replace(slots, valid=keep)
         return use.fuse(semantic_logits, slots, grid, num_stuff=num_stuff, method=method, with_semantic=with_semantic)

@@ -23,30 +23,29 @@ def panoptic_logits(semantic: Tensor, slots: Slots, num_stuff: int, method: Meth
         semantic: float32 [B, S + T, H, W], semantic logits at the resolution of the result.
         slots: those that compete.
         num_stuff: S.
-        method: `unified`: an instance exists in its region only, and an absent one explains 0. `official`: the planes
-            are 0 outside, and 0 is explained only where some instance is absent. `heuristic`: the first mask that is
-            on wins, and `unknown` wins where a thing does with no mask on.
+        method: `unified`: an instance exists in its region only, and an absent one explains 0. `heuristic`: the first
+            mask that is on wins, and `unknown` wins where a thing does with no mask on.
 
     Returns:
         float32 [B, S + K + 1, H, W].
     """
-    size = (semantic.shape[-2], semantic.shape[-1])
-    in_mask, in_semantic = _pixels(slots.mask_region, size), _pixels(slots.semantic_region, size)
-    channel = semantic_from_label(slots.labels, num_stuff)[..., None, None].expand(-1, -1, *size)
-    class_plane = torch.where(in_semantic, semantic.gather(1, channel), 0)
-    mask_plane = torch.where(in_mask, _paste(slots, size), 0)
-    valid = slots.valid[..., None, None]
+    x, y = pixel_centers((semantic.shape[-2], semantic.shape[-1]), semantic.device)
+    valid, inside = slots.valid[..., None, None], inside_boxes(slots.region, x, y)
     best_thing = semantic[:, num_stuff:].amax(1, keepdim=True)
+    mask = paste_masks(slots.mask_logits, slots.frame, x, y)
     if method == "heuristic":
-        instances, explained = torch.where(mask_plane > 0, ALWAYS, NEVER), torch.zeros_like(best_thing)
-    elif method == "official":
-        instances = class_plane + mask_plane
-        explained = class_plane.where(valid, NEVER).amax(1, keepdim=True)
-        explained = explained.where(valid.any(1, keepdim=True), 0)
+        instances, explained = torch.where(inside & (mask > 0), ALWAYS, NEVER), torch.zeros_like(best_thing)
     else:
-        instances = torch.where(in_mask, class_plane + mask_plane, NEVER)
-        explained = class_plane.where(valid, 0).amax(1, keepdim=True).clamp(min=0)
+        own = torch.where(inside, class_logits(semantic, slots.labels, num_stuff), 0)
+        instances = torch.where(inside, own + mask, NEVER)
+        explained = own.where(valid, 0).amax(1, keepdim=True).clamp(min=0)
     return torch.cat([semantic[:, :num_stuff], instances.where(valid, NEVER), best_thing - explained], dim=1)
+
+
+def class_logits(semantic: Tensor, labels: Tensor, num_stuff: int) -> Tensor:
+    """The semantic logits [B, K, H, W] of the classes of labels [B, K]."""
+    channel = semantic_from_label(labels, num_stuff)[..., None, None]
+    return semantic.gather(1, channel.expand(-1, -1, *semantic.shape[-2:]))
 
 
 def keep_instances(slots: Slots, size: tuple[int, int], overlap: Fraction) -> Tensor:
@@ -60,7 +59,8 @@ def keep_instances(slots: Slots, size: tuple[int, int], overlap: Fraction) -> Te
     Returns:
         bool [B, K].
     """
-    mask = _pixels(slots.mask_region, size) & (_paste(slots, size) > 0)
+    x, y = pixel_centers(size, slots.frame.device)
+    mask = inside_boxes(slots.region, x, y) & (paste_masks(slots.mask_logits, slots.frame, x, y) > 0)
     images, keep = torch.arange(len(mask), device=mask.device), torch.zeros_like(slots.valid)
     # What the kept instances of a label cover, in the place of the first slot with that label.
     taken = torch.zeros_like(mask)
@@ -102,14 +102,6 @@ def upsample(x: Tensor, grid: Grid) -> Tensor:
     return torch.lerp(x[..., columns.low], x[..., columns.high], columns.weight)
 
 
-def _paste(slots: Slots, size: tuple[int, int]) -> Tensor:
-    return paste_masks(slots.mask_logits, slots.frame, *_centers(size, slots.frame.device))
-
-
-def _pixels(region: Tensor, size: tuple[int, int]) -> Tensor:
-    """bool [B, K, H, W]: which pixels lie in a region [B, K, 4]."""
-    return inside_boxes(region, *_centers(size, region.device))
-
-
-def _centers(size: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+def pixel_centers(size: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """The centres x [W] and y [H] of the pixels of a result of `size` = (H, W)."""
     return torch.arange(size[1], device=device) + 0.5, torch.arange(size[0], device=device) + 0.5

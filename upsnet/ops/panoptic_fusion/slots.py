@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -13,10 +13,9 @@ STRIDE = 4
 NEVER, ALWAYS = -1e4, 1e4
 """Logits that lose or win against every real one; finite, so that gradients are."""
 
-Method = Literal["unified", "official", "heuristic"]
-"""`unified`: the head of Xiong et al. 2019, sec. 3.3, with continuous box edges. `official`: the same as the program
-that came with the paper rounds it, for its checkpoints. `heuristic`: the merge of Kirillov et al. 2018, sec. 7.
-ARCHITECTURE.md, "Panoptic head", lists the differences."""
+Method = Literal["unified", "heuristic"]
+"""`unified`: the head of Xiong et al. 2019, sec. 3.3, with continuous box edges. `heuristic`: the merge of Kirillov et
+al. 2018, sec. 7. ARCHITECTURE.md, "Panoptic head", lists the differences."""
 
 
 @dataclass(frozen=True)
@@ -28,69 +27,31 @@ class Slots:
         valid: bool [B, K]: the slot holds an instance that competes.
         mask_logits: float [B, K, M, M].
         frame: float32 [B, K, 4], XYXY: the mask's cells are stretched over it.
-        mask_region: int32 [B, K, 4], XYXY, half-open: the pixels where the mask logit counts; inside the result.
-        semantic_region: the same for the logit of the class.
+        region: int32 [B, K, 4], XYXY, half-open: the pixels where the instance exists; inside the result.
     """
 
     labels: Tensor
     valid: Tensor
     mask_logits: Tensor
     frame: Tensor
-    mask_region: Tensor
-    semantic_region: Tensor
+    region: Tensor
 
 
-def place_slots(
-    boxes: Tensor, labels: Tensor, valid: Tensor, mask_logits: Tensor, size: tuple[int, int], method: Method = "unified"
-) -> Slots:
-    """Lays instances on a result of `size` = (H, W).
+def place_slots(boxes: Tensor, labels: Tensor, valid: Tensor, mask_logits: Tensor, size: tuple[int, int]) -> Slots:
+    """Lays instances on a result of `size` = (H, W): a pixel belongs to a box if its centre does.
 
     Args:
-        boxes: float32 [B, K, 4], XYXY in pixels of the result; with `official` they end with their last pixel (x2 = the
-            column of the last pixel, not the one after it).
+        boxes: float32 [B, K, 4], XYXY in pixels of the result.
         labels, valid, mask_logits: see `Slots`.
         size: of the result.
-        method: `official` rounds boxes to whole pixels, inclusive, the mask's end downwards and the semantic end to the
-            nearest; a negative semantic edge counts from the far side of the image. Otherwise a pixel belongs to a
-            box if its centre does.
     """
-    if method == "official":
-        low, high = boxes[..., :2].trunc(), boxes[..., 2:]
-        frame = torch.cat([low, low + (high.trunc() - low + 1).clamp(min=1)], -1)
-        mask = torch.cat([low, high.trunc() + 1], -1)
-        semantic = torch.cat([low, high.round() + 1], -1)
-        x, y = semantic[..., 0::2], semantic[..., 1::2]
-        semantic = torch.stack([x + (x < 0) * size[1], y + (y < 0) * size[0]], -1).flatten(-2)
-    else:
-        frame, mask = boxes, (boxes - 0.5).ceil()
-        semantic = mask
-    return Slots(labels, valid, mask_logits, frame, _clip(mask, size), _clip(semantic, size))
+    return Slots(labels, valid, mask_logits, boxes, clip_region((boxes - 0.5).ceil(), size))
 
 
-def _clip(region: Tensor, size: tuple[int, int]) -> Tensor:
+def clip_region(region: Tensor, size: tuple[int, int]) -> Tensor:
+    """Regions [..., 4] clipped to a result of `size` = (H, W), as int32."""
     x, y = region[..., 0::2].clamp(0, size[1]), region[..., 1::2].clamp(0, size[0])
     return torch.stack([x, y], -1).flatten(-2).int()
-
-
-def competing(slots: Slots, keep: Tensor, method: Method) -> Slots:
-    """The slots that enter the fusion.
-
-    Args:
-        slots: all.
-        keep: bool [B, K], the outcome of the mask removal. Where nothing is kept, the official program lets the first
-            detection compete with an empty mask, and a stand-in of logit 0 if there is no detection at all.
-        method: of the fusion.
-    """
-    if method != "official":
-        return replace(slots, valid=keep)
-    first = torch.arange(keep.shape[1], device=keep.device) == 0
-    stand_in = first & ~keep.any(1, keepdim=True)
-    return replace(
-        slots,
-        valid=keep | stand_in,
-        mask_region=slots.mask_region.masked_fill(stand_in[..., None], 0),
-        semantic_region=slots.semantic_region.masked_fill((stand_in & ~slots.valid)[..., None], 0),
-    )
 
 
 @dataclass(frozen=True)

@@ -61,31 +61,29 @@ def fuse(
 
 @dataclass(frozen=True)
 class _Instance:
-    """A slot that competes, on the host; `rows @ columns` are its mask logits in `mask_region`."""
+    """A slot that competes, on the host; `rows @ columns` are its mask logits in `region`."""
 
     slot: int
     label: int
-    mask_region: Region
-    semantic_region: Region
+    region: Region
     rows: Tensor
     columns: Tensor
 
 
 def _instances(slots: Slots, image: int) -> list[_Instance]:
     valid, labels = slots.valid[image].tolist(), slots.labels[image].tolist()
-    masks, regions = slots.mask_region[image].tolist(), slots.semantic_region[image].tolist()
     found = []
-    for slot, (x1, y1, x2, y2) in enumerate(masks):
+    for slot, (x1, y1, x2, y2) in enumerate(slots.region[image].tolist()):
         if valid[slot]:
             x, y = (torch.arange(a, max(a, b), device=slots.frame.device) + 0.5 for a, b in ((x1, x2), (y1, y2)))
             factors = paste_factors(slots.mask_logits[image, slot].float(), slots.frame[image, slot], x, y)
-            found.append(_Instance(slot, labels[slot], (x1, y1, x2, y2), tuple(regions[slot]), *factors))
+            found.append(_Instance(slot, labels[slot], (x1, y1, x2, y2), *factors))
     return found
 
 
 def _keeps(instance: _Instance, taken: Tensor, overlap: Fraction) -> bool:
     """Whether an instance stays; if so, its pixels are marked in `taken`, bool [H, W]."""
-    occupied = taken[_window(instance.mask_region, (0, 0))]
+    occupied = taken[_window(instance.region, (0, 0))]
     mask = instance.rows @ instance.columns > 0
     area, shared = int(mask.count_nonzero()), int((mask & occupied).count_nonzero())
     if area == 0 or shared * overlap.denominator > area * overlap.numerator:
@@ -124,11 +122,8 @@ class _Tile:
         self.window = _window(self.box, (0, 0))
         self.instances, self.num_stuff, self.method = instances, num_stuff, method
         corners = logits[:, rows.cells, columns.cells].float()
-        if method == "official":  # Where a negative logit is explained, `unknown` exceeds the best thing: all count.
-            needed: Iterable[int] = range(num_stuff, len(logits))
-        else:
-            here = (i for i in instances if _overlap(i.mask_region, self.box))
-            needed = {semantic_from_label(i.label, num_stuff) for i in here}
+        here = (i for i in instances if _overlap(i.region, self.box))
+        needed = {semantic_from_label(i.label, num_stuff) for i in here}
         self.channels = _contenders(corners, num_stuff, needed)
         self.volume = rows.weights @ corners[self.channels] @ columns.weights.T
         self.row = {channel: row for row, channel in enumerate(self.channels.tolist())}
@@ -142,9 +137,8 @@ class _Tile:
         """The panoptic map, int64 [h, w]."""
         best, index = self.volume[: self.split].max(0)
         winner = self.channels[index]
-        explained = torch.full_like(best, -torch.inf if self.method == "official" else 0)
-        planes = self._official_planes() if self.method == "official" else self._planes()
-        for slot, region, own, score in planes:
+        explained = torch.zeros_like(best)
+        for slot, region, own, score in self._planes():
             window = _window(region, self.box)
             winner[window].masked_fill_(score > best[window], self.num_stuff + slot)
             torch.maximum(best[window], score, out=best[window])
@@ -155,8 +149,8 @@ class _Tile:
 
     def _planes(self) -> Iterator[_Plane]:
         for instance in self.instances:
-            if region := _overlap(instance.mask_region, self.box):
-                rows, columns = _window(region, instance.mask_region)
+            if region := _overlap(instance.region, self.box):
+                rows, columns = _window(region, instance.region)
                 factors = instance.rows[rows], instance.columns[:, columns]
                 if self.method == "heuristic":
                     score = torch.where(factors[0] @ factors[1] > 0, ALWAYS, NEVER)
@@ -164,23 +158,6 @@ class _Tile:
                 else:
                     own = self._own(instance, region)
                     yield instance.slot, region, own, torch.addmm(own, *factors)
-
-    def _official_planes(self) -> Iterator[_Plane]:
-        """Planes of the whole tile, 0 outside the regions; of those that are 0 everywhere, the first decides."""
-        zero_is_in = False
-        for instance in self.instances:
-            semantic, mask = (_overlap(r, self.box) for r in (instance.semantic_region, instance.mask_region))
-            if semantic is None and mask is None and zero_is_in:
-                continue
-            own = self.volume.new_zeros(self.volume.shape[1:])
-            if semantic is not None:
-                own[_window(semantic, self.box)] = self._own(instance, semantic)
-            score = own.clone()
-            if mask is not None:
-                rows, columns = _window(mask, instance.mask_region)
-                score[_window(mask, self.box)] += instance.rows[rows] @ instance.columns[:, columns]
-            zero_is_in |= semantic is None and mask is None
-            yield instance.slot, self.box, own, score
 
     def _own(self, instance: _Instance, region: Region) -> Tensor:
         """The logit of an instance's class in a region."""

@@ -31,7 +31,7 @@ def keep_instances(slots: Slots, size: tuple[int, int], overlap: Fraction) -> Te
     words = triton.cdiv(width, WORD)
     bits = torch.zeros(batch, count, height, words, dtype=torch.int32, device=slots.labels.device)
     keep = torch.zeros(batch, count, dtype=torch.int8, device=bits.device)
-    valid, regions = slots.valid.to(torch.int8).contiguous(), slots.mask_region.contiguous()
+    valid, regions = slots.valid.to(torch.int8).contiguous(), slots.region.contiguous()
     masks, frames = slots.mask_logits.float().contiguous(), slots.frame.float().contiguous()
     with torch.cuda.device_of(bits):
         tiles = (triton.cdiv(words, BITS_TILE[1]), triton.cdiv(height, BITS_TILE[0]), batch * count)
@@ -57,10 +57,10 @@ def fuse(
             semantic_logits, *semantic_logits.stride(), *semantic_logits.shape[2:],
             grid.rows.low, grid.rows.weight, grid.columns.low, grid.columns.weight,
             semantic_from_label(slots.labels, num_stuff).contiguous(), slots.valid.to(torch.int8).contiguous(),
-            masks, slots.frame.float().contiguous(), slots.mask_region.contiguous(), slots.semantic_region.contiguous(),
+            masks, slots.frame.float().contiguous(), slots.region.contiguous(),
             maps, maps if semantic is None else semantic,
             height, width, num_stuff, semantic_logits.shape[1], count, masks.shape[-1],
-            method == "official", method == "heuristic", with_semantic, NEVER, ALWAYS, *FUSE_TILE,
+            method == "heuristic", with_semantic, NEVER, ALWAYS, *FUSE_TILE,
         )  # fmt: skip
     return maps, semantic
 
@@ -133,9 +133,9 @@ def _best_channel(
 def _fuse(
     logits, image_stride, channel_stride, row_stride, column_stride, cell_rows, cell_columns,
     rows_low, rows_weight, columns_low, columns_weight,
-    channels, valid, masks, frames, mask_regions, semantic_regions, maps, semantic,
+    channels, valid, masks, frames, regions, maps, semantic,
     height, width, num_stuff, num_classes, count, cells,
-    OFFICIAL: tl.constexpr, HEURISTIC: tl.constexpr, WITH_SEMANTIC: tl.constexpr,
+    HEURISTIC: tl.constexpr, WITH_SEMANTIC: tl.constexpr,
     NEVER: tl.constexpr, ALWAYS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """One tile of the map of one image."""
@@ -162,37 +162,23 @@ def _fuse(
     if WITH_SEMANTIC:
         tl.store(semantic + target, tl.where(best_thing > best, thing, winner), mask=in_result)
 
-    explained = tl.full((ROWS, COLUMNS), float("-inf") if OFFICIAL else 0.0, tl.float32)
-    zero_is_in = 0
+    explained = tl.zeros((ROWS, COLUMNS), tl.float32)
     for k in range(0, count):
         slot = image * count + k
-        if tl.load(valid + slot) != 0:
-            meets = _meets(mask_regions, slot, x1, y1, x2, y2)
-            if OFFICIAL:
-                meets = meets | _meets(semantic_regions, slot, x1, y1, x2, y2)
-            if meets:
-                in_mask = _inside(mask_regions, slot, x, y)
+        if tl.load(valid + slot) != 0:  # noqa: SIM102 - `and` would load the region of every slot
+            if _meets(regions, slot, x1, y1, x2, y2):
+                inside = _inside(regions, slot, x, y)
                 mask = _mask_logits(masks, frames, slot, x, y, cells)
                 if HEURISTIC:
-                    score = tl.where(in_mask & (mask > 0), ALWAYS, NEVER)
+                    score = tl.where(inside & (mask > 0), ALWAYS, NEVER)
                 else:
                     plane = logits + tl.load(channels + slot) * channel_stride
                     own = _bilinear(plane, row_stride, column_stride, row_low, row_high, row_weight, low, high, weight)
-                    own = tl.where(_inside(semantic_regions, slot, x, y), own, 0.0)
-                    if OFFICIAL:
-                        score = own + tl.where(in_mask, mask, 0.0)
-                    else:
-                        score = tl.where(in_mask, own + mask, NEVER)
+                    own = tl.where(inside, own, 0.0)
+                    score = tl.where(inside, own + mask, NEVER)
                     explained = tl.maximum(explained, own)
                 winner = tl.where(score > best, num_stuff + k, winner)
                 best = tl.maximum(best, score)
-            elif OFFICIAL:
-                # A plane is 0 outside its regions; of those that are 0 everywhere in the tile, the first decides.
-                if zero_is_in == 0:
-                    winner = tl.where(best < 0, num_stuff + k, winner)
-                    best = tl.maximum(best, 0.0)
-                    explained = tl.maximum(explained, 0.0)
-                zero_is_in = 1
     winner = tl.where(best_thing - explained > best, num_stuff + count, winner)
     tl.store(maps + target, winner, mask=in_result)
 

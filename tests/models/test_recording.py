@@ -9,8 +9,14 @@ import torch
 
 from upsnet.data.loader import collate
 from upsnet.data.shapes import Shapes
-from upsnet.engine import cuda_graph
-from upsnet.engine.cuda_graph import RecordedSteps, can_record
+from upsnet.engine import distributed
+from upsnet.engine.optim import copy_losses
+from upsnet.engine.train import can_record
+from upsnet.inference.cuda_graph import GraphedModel
+from upsnet.models import recording
+from upsnet.models.build import build_model
+from upsnet.models.compiled import with_slots_padded
+from upsnet.models.recording import RecordedFunction
 
 
 class Device:
@@ -30,12 +36,15 @@ class Device:
             self.captured[self.open] = (batch, losses)
         return dict(zip(("loss_a", "loss_b"), losses.unbind(), strict=True))
 
+    def refresh(self, batch, losses):
+        losses.copy_(self.losses(batch))
+
     def graph(self):
         graph = SimpleNamespace()
 
         def replay():
-            batch, losses = self.captured[id(graph)]
-            losses.copy_(self.losses(batch))
+            batch, result = self.captured[id(graph)]
+            self.refresh(batch, result)
 
         graph.replay = replay
         return graph
@@ -75,9 +84,9 @@ def batch_of(seed, size=(64, 96)):
 
 
 def test_every_batch_has_its_own_losses_and_only_the_first_of_a_size_is_run(device):
-    steps = RecordedSteps(torch.device("cpu"))
+    steps = RecordedFunction(torch.device("cpu"), copy_losses)
     batches = [batch_of(0), batch_of(1, (96, 96)), *(batch_of(n) for n in (2, 3, 4)), batch_of(5, (96, 96))]
-    found = [steps(device.run, batch) for batch in batches]
+    found = [steps(device.run, with_slots_padded(batch)) for batch in batches]
     assert device.ran == [(2, 3, 64, 96), (2, 3, 96, 96)]
     assert len(device.captured) == 2
     for losses, batch in zip(found, batches, strict=True):
@@ -86,8 +95,8 @@ def test_every_batch_has_its_own_losses_and_only_the_first_of_a_size_is_run(devi
 
 
 def test_sizes_that_were_not_used_for_long_are_forgotten(device, monkeypatch):
-    monkeypatch.setattr(cuda_graph, "MAX_GRAPHS", 2)
-    steps = RecordedSteps(torch.device("cpu"))
+    monkeypatch.setattr(recording, "MAX_GRAPHS", 2)
+    steps = RecordedFunction(torch.device("cpu"), copy_losses)
     first = batch_of(0)
     sizes = [replace(first, images=first.images[..., :width]) for width in (32, 64, 96)]
     for batch in (sizes[0], sizes[1], sizes[0], sizes[2], sizes[0], sizes[1]):
@@ -97,7 +106,7 @@ def test_sizes_that_were_not_used_for_long_are_forgotten(device, monkeypatch):
 
 
 def test_a_recording_that_fails_is_not_kept(device):
-    steps = RecordedSteps(torch.device("cpu"))
+    steps = RecordedFunction(torch.device("cpu"), copy_losses)
     batch = batch_of(0)
     steps(device.run, batch)
 
@@ -117,5 +126,35 @@ def test_only_one_process_on_a_gpu_records(make_config, monkeypatch):
     assert can_record(config, gpu)
     assert not can_record(config, cpu)
     assert not can_record(config.model_copy(update={"cuda_graph": False}), gpu)
-    monkeypatch.setattr(cuda_graph.distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
     assert not can_record(config, gpu)
+
+
+def test_a_recorded_model_gives_every_image_its_own_prediction(device, model, batch):
+    def predict(batch):
+        output = model.predict(batch)
+        if device.open is not None:
+            device.captured[device.open] = (batch, output)
+        return output
+
+    def refresh(batch, output):
+        for ids, found in zip(output.segment_ids, model.predict(batch).segment_ids, strict=True):
+            ids.copy_(found)
+
+    device.refresh = refresh
+    graphed = GraphedModel(model.eval(), torch.device("cpu"))
+    graphed.model = SimpleNamespace(predict=predict)
+    flipped = replace(batch, images=batch.images.flip(3))
+    other_size = replace(batch, original_sizes=[(50, 70), (60, 80)])
+    results = [(graphed.predict(case), case) for case in (batch, flipped, other_size, batch, flipped)]
+    for found, case in results:
+        expected = model.predict(case)
+        assert all(torch.equal(a, b) for a, b in zip(found.segment_ids, expected.segment_ids, strict=True))
+    assert len(device.captured) == 1, "only one combination of sizes came again"
+    assert len(graphed.recorded.recordings) == 2
+
+
+def test_a_model_without_fixed_shapes_is_not_recorded(make_config, dataset):
+    model = build_model(make_config("model.panoptic.method=official"), dataset.categories)
+    with pytest.raises(ValueError, match=r"neither exported nor recorded .* model\.panoptic\.method=unified"):
+        GraphedModel(model, torch.device("cpu"))

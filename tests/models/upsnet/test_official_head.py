@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from upsnet.models.upsnet.official import competing, fuse, panoptic_logits, place_slots
 from upsnet.ops.panoptic_fusion import reference, streaming
-from upsnet.ops.panoptic_fusion.pipeline import implementation_for, panoptic_map
-from upsnet.ops.panoptic_fusion.slots import competing, place_slots
+from upsnet.ops.panoptic_fusion.pipeline import implementation_for
 
 STUFF = 53
-OVERLAP = 0.3
+OVERLAP = Fraction(3, 10)
 FOLDER = os.environ.get("UPSNET_REFERENCE")
 CASES = sorted(Path(FOLDER, "upsnet_official").glob("panoptic_case_*.npz")) if FOLDER else []
 SMALL = 5_000_000
@@ -36,7 +36,7 @@ class OfficialCase:
         self.inputs = tuple(t[None].to(device) for t in inputs)
 
     def slots(self):
-        return place_slots(*self.inputs[1:], self.size, "official")
+        return place_slots(*self.inputs[1:], self.size)
 
     def kept(self, keep):
         """The kept detections as the program lists them: rows of the unsorted list, the first if there is none."""
@@ -51,11 +51,11 @@ class OfficialCase:
 
 
 def check(case, implementation):
-    """Raises unless an implementation gives the program's keep list, and its map away from near-ties."""
-    keep = implementation.keep_instances(case.slots(), case.size, Fraction(3, 10))
+    """Raises unless the keep list and, away from near-ties, the map are those of the program."""
+    slots = case.slots()
+    keep = implementation.keep_instances(slots, case.size, OVERLAP)
     assert case.kept(keep) == case.file["keep"].tolist()
-    options = {"network_size": case.size, "size": case.size, "num_stuff": STUFF, "overlap_threshold": OVERLAP}
-    found, _ = panoptic_map(*case.inputs, **options, method="official", implementation=implementation)
+    found, _ = fuse(case.inputs[0], competing(slots, keep), case.size, STUFF)
     differs = case.as_program(found) != case.file["panoptic"]
     assert not (differs & ~case.file["top2_gap_lt_1e4"]).any()
 
@@ -72,9 +72,9 @@ def test_the_definition_has_the_official_logits(path):
         pytest.skip("the full volume would be too large")
     check(case, reference)
     slots = case.slots()
-    slots = competing(slots, reference.keep_instances(slots, case.size, Fraction(3, 10)), "official")
+    slots = competing(slots, reference.keep_instances(slots, case.size, OVERLAP))
     semantic = torch.nn.functional.interpolate(case.inputs[0], scale_factor=4, mode="bilinear")
-    volume = reference.panoptic_logits(semantic, slots, STUFF, "official")[0].numpy()
+    volume = panoptic_logits(semantic, slots, STUFF)[0].numpy()
     kept = volume[STUFF:-1][slots.valid[0].numpy()]
     np.testing.assert_allclose(volume[-1, ::4, ::4], case.file["void_f32_sub4"], atol=2e-4)
     np.testing.assert_allclose(kept[:, ::8, ::8], case.file["inst_f16_sub8"], atol=2e-2)

@@ -1,0 +1,84 @@
+"""Functions of batches recorded as CUDA graphs: one launch replaces thousands that Python makes one by one."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+
+from upsnet.structures import PanopticBatch, list_tensors, map_tensors
+
+MAX_GRAPHS = 32
+"""Graphs that are kept, those used last."""
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class _Recording(Generic[Result]):
+    batch: PanopticBatch
+    graph: torch.cuda.CUDAGraph
+    result: Result
+
+
+class RecordedFunction(Generic[Result]):
+    """Runs a function of batches. It is recorded when the shapes of a batch come for the second time, then replayed.
+
+    The first time runs as usual, which also compiles and chooses the kernels.
+
+    The function must have fixed shapes, must not wait for the device, and may draw only random numbers that are a
+    function of the batch. This holds for `PanopticModel.loss`, and for `raw` and `fuse` unless `require_fixed_shapes`
+    raises. It may change tensors in place (gradients): these must stay at their address.
+
+    Args:
+        device: a GPU.
+        copy: copies a result. The next replay writes into the memory of the result.
+    """
+
+    def __init__(self, device: torch.device, copy: Callable[[Result], Result]) -> None:
+        self.device, self.copy = device, copy
+        self.recordings: OrderedDict[Hashable, _Recording[Result] | None] = OrderedDict()
+        self._stream, self._pool = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
+
+    def __call__(
+        self, run: Callable[[PanopticBatch], Result], batch: PanopticBatch, constants: Hashable = None
+    ) -> Result:
+        """The result for a batch.
+
+        Args:
+            run: always the same function.
+            batch: its tensors are the inputs of the graph.
+            constants: values on the host that the function reads from the batch; each combination has its own graph.
+        """
+        key = (constants, tuple((t.shape, t.dtype) for t in list_tensors(batch)))
+        is_known, recording = key in self.recordings, self.recordings.pop(key, None)
+        if is_known and recording is None:
+            recording = self._record(run, batch)
+        self.recordings[key] = recording
+        if len(self.recordings) > MAX_GRAPHS:
+            self.recordings.popitem(last=False)
+        if recording is None:
+            return self._run_once(run, batch)
+        for static, tensor in zip(list_tensors(recording.batch), list_tensors(batch), strict=True):
+            static.copy_(tensor, non_blocking=True)
+        recording.graph.replay()
+        return self.copy(recording.result)
+
+    def _run_once(self, run: Callable[[PanopticBatch], Result], batch: PanopticBatch) -> Result:
+        """Runs as usual, but on the stream of the recordings, so that gradients lie where graphs add to them."""
+        current = torch.cuda.current_stream(self.device)
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            result = run(batch)
+        current.wait_stream(self._stream)
+        return self.copy(result)
+
+    def _record(self, run: Callable[[PanopticBatch], Result], batch: PanopticBatch) -> _Recording[Result]:
+        static, graph = map_tensors(batch, torch.clone), torch.cuda.CUDAGraph()
+        # Other threads may pin memory meanwhile, which the default mode forbids.
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+            result = run(static)
+        return _Recording(static, graph, result)
