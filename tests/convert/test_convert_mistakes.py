@@ -158,7 +158,7 @@ def test_mistakes_in_a_stuff_map_are_named(run_tool, tmp_path):
     forms.save(stuff, np.full((10, 10), 3, np.uint8))
     forms.save(picture, np.random.default_rng(0).integers(0, 256, (10, 10, 3), dtype=np.uint8))
     picture.write_bytes(picture.read_bytes()[:200])
-    require_mistake(run_tool("datasets/convert.py", *args, "--stuff", "3=sky"), "images/a.png", "mend it")
+    require_mistake(run_tool("datasets/convert.py", *args, "--stuff", "3=sky"), "images/a.png", "repair or remove it")
     assert not (tmp_path / "out").exists()
 
 
@@ -211,7 +211,7 @@ def test_mistakes_in_labelme_files_are_named(run_tool, tmp_path):
     require_mistake(run(("a", "polygon", square, 1), ("b", "polygon", square, 1)), "group_id 1 is 'a' too")
     require_mistake(run(("a", "circle", square)), "circle of 3 points, expected 2")
     require_mistake(run(("a", "blob", square)), "shape type 'blob'", "expected polygon")
-    require_mistake(run(("a", "mask", square[:2])), "p.json: shape 0 (a): mask cannot be read")
+    require_mistake(run(("a", "mask", square[:2])), "p.json: shape 0 (a): mask: cannot be read")
     require_mistake(run(("a", "polygon", square), picture="q.png"), "q.png: no such picture", "p.json")
     require_mistake(run(("a", "polygon", square), size=(9, 8)), "8 x 9", "expected 8 x 8")
     require_mistake(run((None, "polygon", square)), "p.json: shape 0 lacks a label")

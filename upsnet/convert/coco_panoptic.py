@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from PIL import Image
 from tqdm import tqdm
 
 from upsnet.categories import known_categories
+from upsnet.io.images import open_image
 from upsnet.io.panoptic_json import PanopticJson
 
 Tell = Callable[[str], None]
@@ -62,7 +62,7 @@ def check_split(root: Path, split: str, tell: Tell, warn: Tell) -> list[str]:
 def _size(path: Path) -> tuple[int, int] | None:
     """(H, W) from the header of an image file; None if it is missing or unreadable."""
     try:
-        with Image.open(path) as image:
+        with open_image(path, header_only=True) as image:
             return image.height, image.width
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except (OSError, ValueError):
         return None

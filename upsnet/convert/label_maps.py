@@ -13,6 +13,7 @@ from PIL import Image
 
 from upsnet.categories import IGNORE_LABEL
 from upsnet.convert.classes import Classes
+from upsnet.io.images import open_image
 from upsnet.io.panoptic_png import rgb_to_id
 
 MAP_SUFFIXES = frozenset({".png", ".bmp", ".tif", ".tiff"})
@@ -109,10 +110,5 @@ def distinct(numbers: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt
 def _opened(path: Path) -> Iterator[Image.Image]:
     if path.suffix.lower() in LOSSY:
         raise ValueError(f"{path}: a lossy format, which changes numbers; expected {', '.join(sorted(MAP_SUFFIXES))}")
-    try:
-        with Image.open(path) as image:
-            yield image
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: cannot be read as a map ({error})") from None
+    with open_image(path, what="a map") as image:
+        yield image

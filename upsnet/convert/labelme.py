@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from upsnet.convert.classes import ClassOptions
 from upsnet.convert.label_maps import mask_of
@@ -21,7 +20,7 @@ from upsnet.convert.orientation import Picture
 from upsnet.convert.polygons import fill_circle, fill_polygons
 from upsnet.convert.source import Item, declared_size, require_folder
 from upsnet.io.files import read_json
-from upsnet.io.images import IMAGE_SUFFIXES, list_images, require_own_stems
+from upsnet.io.images import IMAGE_SUFFIXES, list_images, open_image, require_own_stems
 
 LARGEST = 1e9
 """No coordinate is larger; nor is one infinite, or not a number."""
@@ -147,10 +146,11 @@ def _paste(shape: dict[str, Any], size: tuple[int, int]) -> npt.NDArray[np.bool_
     """A painted mask: a PNG in base64, with its upper left corner at the first point."""
     text = shape.get("mask")
     try:
-        with Image.open(io.BytesIO(base64.b64decode(text if isinstance(text, str) else "", validate=True))) as image:
-            mask = mask_of(image)
-    except (OSError, SyntaxError, binascii.Error) as error:
-        raise ValueError(f"mask cannot be read ({error})") from None
+        data = base64.b64decode(text if isinstance(text, str) else "", validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"mask: cannot be read ({error})") from None
+    with open_image(io.BytesIO(data), name="mask") as image:
+        mask = mask_of(image)
     left, top = (round(value) for value in shape["points"][0])
     height, width = mask.shape
     if left < 0 or top < 0 or top + height > size[0] or left + width > size[1]:

@@ -7,6 +7,7 @@ Nuclei are numbered in the order of their mask files; a pixel of two masks belon
 
 from __future__ import annotations
 
+import io
 import re
 import zipfile
 from collections import defaultdict
@@ -19,7 +20,7 @@ from tqdm import tqdm
 from upsnet.categories import CategorySet
 from upsnet.convert.label_maps import mask_of
 from upsnet.convert.layers import Layers, Region, compose
-from upsnet.io.images import to_rgb
+from upsnet.io.images import open_image, to_rgb
 from upsnet.io.predictions import write_samples
 from upsnet.structures import Sample
 
@@ -285,7 +286,6 @@ def read_samples(
 
 
 def _open(archive: zipfile.ZipFile, name: str) -> Image.Image:
-    with archive.open(name) as file:
-        image = Image.open(file)
+    with archive.open(name) as file, open_image(io.BytesIO(file.read()), name=name) as image:
         image.load()
         return image

@@ -9,9 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
-from upsnet.io.images import exif_orientation
+from upsnet.io.images import exif_orientation, open_image
 
 
 @dataclass(frozen=True)
@@ -36,15 +34,10 @@ def inspect(path: Path) -> Picture:
     Raises:
         FileNotFoundError, ValueError: missing, unreadable or truncated; the message names it.
     """
-    try:
-        with Image.open(path) as image:
-            orientation = exif_orientation(image)
-            image.load()
-            stored = (image.height, image.width)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such picture") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: cannot be read as a picture ({error}); mend it, or take it out") from None
+    with open_image(path) as image:
+        orientation = exif_orientation(image)
+        image.load()
+        stored = (image.height, image.width)
     return Picture(path, stored, stored[::-1] if 5 <= orientation <= 8 else stored, orientation)
 
 

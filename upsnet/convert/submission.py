@@ -21,6 +21,7 @@ from upsnet.categories import CategorySet, known_categories
 from upsnet.data import cityscapes
 from upsnet.io.annotation import ImageFile
 from upsnet.io.files import atomic_path, read_json
+from upsnet.io.images import open_image
 from upsnet.io.panoptic_json import image_files
 from upsnet.io.panoptic_png import read_panoptic_png
 from upsnet.ops.id_maps import rows_of_ids
@@ -81,7 +82,7 @@ def pack_cityscapes(root: Path, predictions: Path, output: Path, warn: Callable[
     """
     images: dict[int | str, ImageFile] = {}
     for path in cityscapes.list_pictures(root, "test"):
-        with Image.open(path) as image:
+        with open_image(path, header_only=True) as image:
             images[cityscapes.image_id(path)] = ImageFile(path.name, image.height, image.width)
     expected = cityscapes.SPLIT_SIZES["test"]
     if len(images) != expected:

@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from upsnet.categories import CategorySet, known_categories
-from upsnet.io.images import read_image
+from upsnet.io.images import open_image, read_image
 from upsnet.io.panoptic_png import write_panoptic_png
 from upsnet.ops.id_maps import segment_geometry
 from upsnet.structures import Sample
@@ -80,15 +79,10 @@ def read_truth(path: Path) -> Truth:
 
 def _read_instance_ids(path: Path) -> npt.NDArray[np.uint16]:
     """uint16 [H, W]."""
-    try:
-        with Image.open(path) as image:
-            if not image.mode.startswith("I"):
-                raise ValueError(f"pixel mode {image.mode}, expected 16 bits: is it of labelIds or labelTrainIds?")
-            return np.asarray(image).astype(np.uint16, copy=False)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: cannot be read as instanceIds ({error})") from None
+    with open_image(path, what="instanceIds", formats=("PNG",)) as image:
+        if not image.mode.startswith("I"):
+            raise ValueError(f"pixel mode {image.mode}, expected 16 bits: is it of labelIds or labelTrainIds?")
+        return np.asarray(image).astype(np.uint16, copy=False)
 
 
 def list_pictures(root: Path, split: str) -> list[Path]:
@@ -157,12 +151,8 @@ class Cityscapes:
 
     def size(self, index: int) -> tuple[int, int]:
         """(H, W) from the head of the picture's file."""
-        path = self.pictures[index]
-        try:
-            with Image.open(path) as image:
-                return image.height, image.width
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{path}: cannot be read as an image ({error})") from None
+        with open_image(self.pictures[index], header_only=True) as image:
+            return image.height, image.width
 
     def file_name(self, index: int) -> str:
         """The picture's file."""

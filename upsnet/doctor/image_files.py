@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from upsnet.doctor.checks import Problem
-from upsnet.io.images import exif_orientation, to_rgb
+from upsnet.io.images import exif_orientation, open_image, to_rgb
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -51,7 +50,7 @@ def examine_picture(path: Path, name: str, problems: list[Problem]) -> Picture |
         problems: takes what is found.
     """
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             width, height = image.size
             orientation = exif_orientation(image)
             mode, bands = image.mode, len(image.getbands())
@@ -64,7 +63,7 @@ def examine_picture(path: Path, name: str, problems: list[Problem]) -> Picture |
     except FileNotFoundError:
         problems.append(Problem("picture-missing", name))
         return None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError) as error:
         problems.append(Problem("picture-unreadable", name, reason(error, path)))
         return None
     if mode != "RGB":

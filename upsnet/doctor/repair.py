@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from upsnet.doctor.checks import CHECKS
 from upsnet.doctor.coco_files import CocoFiles, ImageId, pack_with_boxes
@@ -17,7 +16,7 @@ from upsnet.doctor.diagnosis import Diagnosis, Split
 from upsnet.doctor.images import ImageFacts
 from upsnet.io.annotation import Annotation
 from upsnet.io.files import link_or_copy, read_json, write_json
-from upsnet.io.images import save_upright
+from upsnet.io.images import open_image, save_upright
 from upsnet.io.panoptic_png import read_panoptic_png, write_panoptic_png
 from upsnet.ops.id_maps import rows_of_ids, segment_geometry
 
@@ -162,7 +161,7 @@ class _Copy:
         return rows
 
     def _picture_size(self, facts: ImageFacts) -> tuple[int, int]:
-        with Image.open(self.files.image_dir / facts.name) as image:
+        with open_image(self.files.image_dir / facts.name, header_only=True) as image:
             return image.height, image.width
 
     def _place_picture(self, facts: ImageFacts) -> None:
@@ -188,7 +187,7 @@ def ids_of_other_kind(path: Path, known: Sequence[int] | npt.NDArray[np.int32]) 
 
     Readings: the palette's (or grey's) colours as R + 256 G + 65536 B, and the stored numbers themselves.
     """
-    with Image.open(path) as image:
+    with open_image(path, formats=("PNG",)) as image:
         plain: Any = np.asarray(image).astype(np.int32) if image.mode[0] in "PLI" and image.mode != "LA" else None
         colours = np.asarray(image.convert("RGB")).astype(np.int32)
     readings = [colours[..., 0] | colours[..., 1] << 8 | colours[..., 2] << 16]

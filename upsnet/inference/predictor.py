@@ -13,13 +13,13 @@ from typing import overload
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from upsnet.categories import CategorySet
 from upsnet.data.loader import InferenceInput
 from upsnet.export.exported_model import ExportedModel, load_graph
 from upsnet.inference.cuda_graph import GraphedModel
-from upsnet.io.images import read_image, to_rgb
+from upsnet.io.images import read_image, to_rgb, upright
 from upsnet.io.predictions import to_prediction
 from upsnet.models.base import PanopticModel
 from upsnet.models.checkpoint import Checkpoint, load_checkpoint
@@ -124,7 +124,7 @@ def _pixels(image: Picture) -> npt.NDArray[np.uint8]:
     if isinstance(image, str | Path):
         return read_image(Path(image), apply_exif=True)
     if isinstance(image, Image.Image):
-        return to_rgb(ImageOps.exif_transpose(image))
+        return to_rgb(upright(image))
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"image array is {image.dtype} {image.shape}, expected uint8 [H, W, 3] in RGB")
     return image

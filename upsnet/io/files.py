@@ -1,41 +1,188 @@
-"""Reading and placing pictures, and writing files that are either whole or not there."""
+"""Atomic writing, reading with retries, and the rules for names of files."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import platform
+import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+TRANSIENT = frozenset(
+    getattr(errno, name)
+    for name in ("EIO", "EAGAIN", "EINTR", "ESTALE", "ETIMEDOUT", "ECONNRESET", "ENETDOWN", "ENETUNREACH", "EHOSTDOWN")
+    if hasattr(errno, name)
+)
+"""Error numbers of network disks that may pass."""
+RETRY_SECONDS = (0.1, 0.5, 2.0)
+MAX_NAME_BYTES = 255
+"""Most file systems take no longer name."""
+DEVICE_NAMES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
+"""Names that Windows gives to devices, in every folder."""
+TEMPORARY = re.compile(r"\..*\.upsnet-(?P<host>\w+)-(?P<pid>\d+)-\w+(\.\w+)?")
+"""Names of temporary files and folders, which tell the process that made them."""
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`, and renames it onto `path` if the block succeeds.
+    """Yields a temporary path, and puts the file in the place of `path` if the block succeeds.
 
-    A crash, a full disk or a kill leaves the old file, or none; never half a file.
+    A crash, a full disk or a kill leaves the old file, or none; never half a file. If `path` is a symlink, the file it
+    points to is replaced. A device or a FIFO receives the content.
+
+    Raises:
+        OSError: the file cannot be written; the error names `path`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    target = path.resolve()
+    is_special = target.exists() and not target.is_file()
+    if is_special and target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder, expected a file", str(path))
+    temporary = None
     try:
+        folder = Path(tempfile.gettempdir()) if is_special else target.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = _temporary_file(folder, target)
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
+        if is_special:
+            with temporary.open("rb") as source, target.open("wb") as sink:
+                shutil.copyfileobj(source, sink)
+        else:
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
+            temporary.replace(target)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(temporary)):
+            raise
+        raise type(error)(error.errno, error.strerror, str(path)) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _temporary_file(folder: Path, target: Path) -> Path:
+    handle, name = tempfile.mkstemp(dir=folder, prefix=_temporary_prefix(target.stem), suffix=target.suffix[:16])
+    os.close(handle)
+    return Path(name)
+
+
+def temporary_folder(folder: Path) -> Path:
+    """Makes a folder in `folder` for a process to work in; `remove_leftovers` knows it."""
+    return Path(tempfile.mkdtemp(dir=folder, prefix=_temporary_prefix("work")))
+
+
+def _temporary_prefix(stem: str) -> str:
+    shown = stem.encode("utf-8", "surrogateescape")[:80].decode("utf-8", "ignore")
+    return f".{shown}.upsnet-{_host()}-{os.getpid()}-"
+
+
+def _host() -> str:
+    return re.sub(r"\W", "_", platform.node())[:32] or "host"
+
+
+def remove_leftovers(folder: Path) -> list[Path]:
+    """Removes temporary files and folders of processes of this host that have ended.
+
+    Args:
+        folder: not entered further; it need not exist.
+
+    Returns:
+        What was removed.
+    """
+    removed = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        found = TEMPORARY.fullmatch(path.name)
+        if found is None or found["host"] != _host() or _is_alive(int(found["pid"])):
+            continue
+        with suppress(OSError):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            removed.append(path)
+    return removed
+
+
+def _is_alive(pid: int) -> bool:
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def retry(action: Callable[[], Result]) -> Result:
+    """Calls a function; after an error of a network disk that may pass, it waits and calls again, three times.
+
+    Raises:
+        OSError: of the last call.
+    """
+    for seconds in RETRY_SECONDS:
+        try:
+            return action()
+        except OSError as error:
+            if error.errno not in TRANSIENT:
+                raise
+        time.sleep(seconds)
+    return action()
+
+
+def require_inside(name: str, *, source: str) -> None:
+    """Checks that a file name from a file stays below the folder that it belongs to.
+
+    Args:
+        name: relative path, with slashes.
+        source: the file that holds the name, for the error.
+
+    Raises:
+        ValueError: it is empty, absolute, leaves the folder, names a device, or is too long for a file system.
+    """
+    fault = name_fault(name)
+    if fault is not None:
+        raise ValueError(f"{source}: file name {shown(name)} {fault}, expected a relative path below its folder")
+
+
+def name_fault(name: str) -> str | None:
+    """What is wrong with a file name, see `require_inside`; None if nothing is."""
+    path = PurePosixPath(name)
+    if not path.parts or name.endswith("/"):
+        return "is empty"
+    if path.is_absolute() or PureWindowsPath(name).drive or PureWindowsPath(name).root:
+        return "is absolute"
+    if ".." in path.parts or ".." in PureWindowsPath(name).parts:
+        return "leaves its folder"
+    if any(ord(character) < 32 for character in name):
+        return "has control characters"
+    if any(DEVICE_NAMES.fullmatch(part) for part in path.parts):
+        return "names a device"
+    try:
+        if max(len(part.encode()) for part in path.parts) > MAX_NAME_BYTES:
+            return "is too long"
+    except UnicodeEncodeError:
+        return "cannot be written in UTF-8"
+    return None
+
+
+def shown(value: Any, length: int = 60) -> str:
+    """A value as errors show it: its `repr`, cut in the middle if it is long."""
+    text = repr(value) if not isinstance(value, str) or len(value) < 10 * length else repr(value[: 10 * length])
+    return text if len(text) <= length else f"{text[: length - 20]} ... {text[-15:]}"
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes new names in a folder outlast a power cut, as fsync does for the contents of a file."""
+    """Makes new names in a folder survive a power cut, as fsync does for the contents of a file."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -50,6 +197,16 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=1) + "\n")
 
 
+def read_bytes(path: Path) -> bytes:
+    """Reads a file as a whole, with retries (`retry`)."""
+
+    def read() -> bytes:
+        with path.open("rb", buffering=0) as file:
+            return file.readall()
+
+    return retry(read)
+
+
 def read_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
     """Reads a JSON file in UTF-8, with or without a byte order mark; `object_hook` as in `json.loads`.
 
@@ -57,11 +214,13 @@ def read_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = 
         FileNotFoundError, ValueError: the file is missing or is no JSON; the message names it.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"), object_hook=object_hook)
+        return json.loads(read_bytes(path).decode("utf-8-sig"), object_hook=object_hook)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not valid JSON ({error})") from None
+    except RecursionError:
+        raise ValueError(f"{path}: not valid JSON (nested too deeply)") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON ({str(error)[:200]})") from None
 
 
 def link_or_copy(source: Path, target: Path) -> None:

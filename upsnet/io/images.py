@@ -2,18 +2,111 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import io
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, UnidentifiedImageError
 
-from upsnet.io.files import atomic_path
+from upsnet.io.files import atomic_path, read_bytes
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm"})
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
+"""Formats that are read. Pillow knows others; for PostScript it starts Ghostscript, which runs code from the file."""
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".gif"})
 JPEG_QUALITY = 95
-"""Of photographs that are turned."""
+"""Of images that are rotated."""
+MAX_PIXELS = 178_956_970
+"""Pixels of an image at most: a small file can hold many, and they are all decoded at once."""
+MAX_PIXELS_VARIABLE = "UPSNET_MAX_PIXELS"
+"""Environment variable that sets another limit."""
+ROTATIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes an image of an EXIF orientation upright."""
+
+
+@contextmanager
+def open_image(
+    source: Path | str | BinaryIO,
+    *,
+    name: str | None = None,
+    what: str = "an image",
+    formats: tuple[str, ...] = FORMATS,
+    header_only: bool = False,
+) -> Iterator[Image.Image]:
+    """Opens an image; every module opens images with this function.
+
+    Args:
+        source: path, or a file in memory.
+        name: what errors call the image; by default its path.
+        what: what errors expect it to be.
+        formats: of Pillow, that are accepted.
+        header_only: only the size and the mode are used, so the file is not read as a whole.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no image of these formats, damaged, truncated, or with more than `max_pixels` pixels; also any
+            ValueError of the block. One line names the image.
+    """
+    name = name or str(source)
+    limit = max_pixels()
+    if limit > 2 * (Image.MAX_IMAGE_PIXELS or limit):  # Pillow refuses images of twice its limit
+        Image.MAX_IMAGE_PIXELS = limit
+    try:
+        if isinstance(source, Path | str):
+            path = Path(source)
+            file: Path | BinaryIO = path if header_only else io.BytesIO(read_bytes(path))
+        else:
+            file = source
+        with Image.open(file, formats=formats) as image:
+            if image.width * image.height > limit:
+                raise ValueError(
+                    f"{image.width} x {image.height} pixels, expected at most {limit}; set {MAX_PIXELS_VARIABLE} to "
+                    "allow more"
+                )
+            yield image
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{name}: no such {'image' if what == 'an image' else 'file'}") from None
+    except Exception as error:  # decoders raise errors of every kind
+        reason = _reason(error, formats)
+        remedy = "" if MAX_PIXELS_VARIABLE in reason else "; repair or remove it"
+        raise ValueError(f"{name}: cannot be read as {what} ({reason}){remedy}") from None
+
+
+def _reason(error: Exception, formats: tuple[str, ...]) -> str:
+    """Why an image cannot be read, in one line, without addresses of objects."""
+    if isinstance(error, UnidentifiedImageError):
+        return f"not a file of the format {' or '.join(formats)}"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"more than {max_pixels()} pixels; set {MAX_PIXELS_VARIABLE} to allow more"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def max_pixels() -> int:
+    """The number of pixels that an image may have: $UPSNET_MAX_PIXELS, else `MAX_PIXELS`.
+
+    Raises:
+        ValueError: the variable is no positive whole number.
+    """
+    text = os.environ.get(MAX_PIXELS_VARIABLE, "")
+    if not text:
+        return MAX_PIXELS
+    if not text.isdecimal() or len(text) > 15 or int(text) < 1:
+        raise ValueError(f"{MAX_PIXELS_VARIABLE}={text[:40]!r}: expected a positive whole number of pixels")
+    return int(text)
 
 
 def to_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
@@ -32,49 +125,67 @@ def to_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
 
 
 def read_image(path: Path, *, apply_exif: bool, reduction: int = 1) -> npt.NDArray[np.uint8]:
-    """Reads a picture as uint8 RGB [H, W, 3].
+    """Reads an image as uint8 RGB [H, W, 3].
 
     Args:
-        path: any file Pillow can decode.
-        apply_exif: turn the picture as its EXIF orientation says. True for a user's own photographs; False for
-            data sets, whose truth lies on the stored pixels (COCO's does).
+        path: file of one of `FORMATS`.
+        apply_exif: rotate the image as its EXIF orientation says. True for a user's own images; False for data sets,
+            whose ground truth lies on the stored pixels (COCO's does).
         reduction: 2, 4 or 8 reads a colour JPEG at that part of its sides (no shorter than it; rounded up) in less
-            time, each pixel being the mean of as many squared, as JPEG has it. Other files keep their size.
+            time. Each pixel is the mean of as many squared. Other files keep their size.
 
     Raises:
-        FileNotFoundError, ValueError: no such file, not a picture, or a truncated one; the message names it.
+        FileNotFoundError, ValueError: see `open_image`.
     """
-    try:
-        with Image.open(path) as image:
-            if reduction > 1 and image.mode == "RGB":
-                image.draft("RGB", (max(1, image.width // reduction), max(1, image.height // reduction)))
-            if apply_exif:
-                ImageOps.exif_transpose(image, in_place=True)
-            return to_rgb(image)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such image") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: cannot be read as an image ({error})") from None
+    with open_image(path) as image:
+        if reduction > 1 and image.mode == "RGB":
+            image.draft("RGB", (max(1, image.width // reduction), max(1, image.height // reduction)))
+        return to_rgb(upright(image) if apply_exif else image)
 
 
 def exif_orientation(image: Image.Image) -> int:
-    """The EXIF orientation of an open picture, 1 to 8; 1 (as stored) where it has none or nonsense."""
-    value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    return int(value) if value in range(1, 9) else 1
+    """The EXIF orientation of an open image, 1 to 8; 1 (as stored) if it has none or it cannot be read.
+
+    Pillow rotates TIFF files itself when it loads them, so they count as stored upright.
+    """
+    if image.format == "TIFF":
+        return 1
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return int(value) if value in range(1, 9) else 1
+    except Exception:  # the parser raises errors of every kind, and the pixels are sound
+        return 1
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image rotated as its EXIF orientation says; other EXIF tags are dropped."""
+    rotation = ROTATIONS.get(exif_orientation(image))
+    return image if rotation is None else image.transpose(rotation)
 
 
 def write_image(path: Path, image: npt.NDArray[np.uint8]) -> None:
     """Writes uint8 RGB [H, W, 3] in the format of the suffix, atomically."""
+    kind = Image.registered_extensions()[path.suffix.lower()]
+    write_encoded(path, Image.fromarray(image), format=kind, quality=92)
+
+
+def write_encoded(path: Path, image: Image.Image, **options: Any) -> None:
+    """Writes an image atomically; `options` as in `PIL.Image.Image.save`.
+
+    The file is encoded in memory first, since Pillow does not tell why writing to a disk failed.
+    """
+    memory = io.BytesIO()
+    image.save(memory, **options)
     with atomic_path(path) as temporary:
-        Image.fromarray(image).save(temporary, quality=92)
+        temporary.write_bytes(memory.getbuffer())
 
 
 def save_upright(source: Path, target: Path) -> None:
-    """Writes a picture turned as its EXIF orientation says, in its own format."""
-    with Image.open(source) as image, atomic_path(target) as path:
-        kind = "JPEG" if image.format == "MPO" else image.format  # MPO: a JPEG of telephones, with a second picture
-        options = {"quality": JPEG_QUALITY, "subsampling": 0} if kind == "JPEG" else {}
-        ImageOps.exif_transpose(image).save(path, format=kind, **options)
+    """Writes an image rotated as its EXIF orientation says, in its own format, without EXIF."""
+    with open_image(source) as image:
+        kind = "JPEG" if image.format == "MPO" else image.format  # MPO: a JPEG of telephones, with a second image
+        options: dict[str, Any] = {"quality": JPEG_QUALITY, "subsampling": 0} if kind == "JPEG" else {}
+        write_encoded(target, upright(image), format=kind, icc_profile=image.info.get("icc_profile"), **options)
 
 
 def list_images(folder: Path) -> list[Path]:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from upsnet.io.files import atomic_path
+from upsnet.io.files import read_bytes
+from upsnet.io.images import max_pixels, open_image, write_encoded
 from upsnet.ops.id_maps import compiled
 
 try:
@@ -58,22 +59,20 @@ def read_panoptic_png(path: Path | str, buffer: npt.NDArray[np.int32] | None = N
         FileNotFoundError, ValueError: missing, unreadable, or not an RGB image; the message names the file.
     """
     try:
-        with io.FileIO(path) as file:
-            data = file.readall()
-        ids = _read_plain(data, buffer)
-        return _read_by_pillow(data) if ids is None else ids
+        data = read_bytes(Path(path))
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such panoptic PNG") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: cannot be read as a panoptic PNG ({error})") from None
-
-
-def _read_by_pillow(data: bytes) -> npt.NDArray[np.int32]:
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read as a panoptic PNG ({error.strerror})") from None
     try:
-        file = Image.open(io.BytesIO(data))
-    except UnidentifiedImageError:  # whose own text names the object in memory
-        raise ValueError("no image that Pillow knows") from None
-    with file as image:
+        ids = _read_plain(data, buffer)
+    except ValueError as error:
+        raise ValueError(f"{path}: cannot be read as a panoptic PNG ({error})") from None
+    return _read_by_pillow(data, str(path)) if ids is None else ids
+
+
+def _read_by_pillow(data: bytes, name: str) -> npt.NDArray[np.int32]:
+    with open_image(io.BytesIO(data), name=name, what="a panoptic PNG", formats=("PNG",)) as image:
         if image.mode not in ("RGB", "RGBA"):
             raise ValueError(f"pixel mode {image.mode}, expected RGB with id = R + 256 G + 65536 B")
         return rgb_to_id(np.asarray(image)[..., :3])
@@ -87,7 +86,7 @@ def _read_plain(data: bytes, buffer: npt.NDArray[np.int32] | None) -> npt.NDArra
     if kind[0] == 16:
         raise ValueError("16 bits per channel, expected 8: id = R + 256 G + 65536 B")
     loops = compiled()
-    bomb = width * height > (Image.MAX_IMAGE_PIXELS or 0)
+    bomb = width * height > max_pixels()
     if loops is None or deflate is None or kind != PLAIN or bomb or not width * height:
         return None
     size = height * (1 + 3 * width)
@@ -123,5 +122,4 @@ def _pixel_data(data: bytes) -> bytes:
 
 def write_panoptic_png(path: Path, ids: npt.NDArray[np.integer]) -> None:
     """Writes an id map [H, W] atomically."""
-    with atomic_path(path) as temporary:
-        Image.fromarray(id_to_rgb(ids)).save(temporary, format="PNG", compress_level=1)
+    write_encoded(path, Image.fromarray(id_to_rgb(ids)), format="PNG", compress_level=1)
