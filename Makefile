@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: setup demo test test-slow lint types package check format clean
+.PHONY: setup demo test test-slow fuzz lint types package check format clean
 
 setup: $(VENV)/.done
 
@@ -27,6 +27,11 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
+
+# Damaged files and documents, for FUZZ_SECONDS of each test: 20 minutes on two cores.
+FUZZ_SECONDS ?= 180
+fuzz: setup
+	UPSNET_FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest -n 2 --dist load tests/fuzz
 
 lint: setup
 	$(BIN)/ruff check .

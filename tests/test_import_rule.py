@@ -7,7 +7,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "upsnet"
 GROUPS = (
-    ("version", "structures", "categories", "config"),
+    ("version", "text"),
+    ("structures", "categories", "config"),
     ("ops",),
     ("io",),
     ("data", "models"),

@@ -33,8 +33,8 @@ def test_colours_are_distinct_for_133_classes():
     ("rows", "message"),
     [
         ([], "0 categories"),
-        ([ROWS[0], ROWS[0]], "id 7 stands more than once"),
-        ([ROWS[0], {**ROWS[1], "name": "car"}], "name 'car' stands more than once"),
+        ([ROWS[0], ROWS[0]], "id 7 appears more than once"),
+        ([ROWS[0], {**ROWS[1], "name": "car"}], "name 'car' appears more than once"),
         ([{"id": 1, "name": "a"}], "'a' lacks isthing"),
         ([{"id": 1, "name": "a", "isthing": 2}], "isthing=2"),
         ([{"id": "1", "name": "a", "isthing": 1}], "id '1', expected a whole number"),

@@ -84,8 +84,8 @@ def test_classes_keep_given_ids_and_number_the_others_in_order(tmp_path):
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("- {name: a, isthing: 1, id: 1}\n- {name: b, isthing: 1, id: 1}", "id 1 stands more than once"),
-        ("- {name: a, isthing: 1}\n- {name: a, isthing: 0}", "name 'a' stands more than once"),
+        ("- {name: a, isthing: 1, id: 1}\n- {name: b, isthing: 1, id: 1}", "id 1 appears more than once"),
+        ("- {name: a, isthing: 1}\n- {name: a, isthing: 0}", "name 'a' appears more than once"),
         ("- {name: a}", "lacks isthing"),
         ("- {name: a, isthing: 1, colour: 3}", "'colour', expected name, id"),
         ("- {name: no, isthing: 1}", "put it into quotes"),

@@ -72,7 +72,7 @@ def test_a_png_id_that_is_not_in_the_json_is_named(root):
         (lambda d: d["annotations"].append(d["annotations"][0]), "two annotations"),
         (lambda d: d["annotations"][0]["segments_info"].append(d["annotations"][0]["segments_info"][0]), "twice"),
         (lambda d: d["images"][1].pop("height"), "'000001.png' lacks height"),
-        (lambda d: d["images"].append({**d["images"][1], "file_name": "x.png"}), "image id 1 stands twice"),
+        (lambda d: d["images"].append({**d["images"][1], "file_name": "x.png"}), "image id 1 appears twice"),
         (lambda d: d.pop("categories"), "no categories"),
         (lambda d: d.update(annotations=[]), "no annotated image"),
         (lambda d: d["annotations"][0]["segments_info"][0].pop("category_id"), "category_id"),
@@ -97,7 +97,7 @@ def test_predictions_never_leave_their_folder_nor_overwrite_each_other(tmp_path)
     ids = np.zeros((2, 2), dtype=np.int32)
     writer.add(1, "a/x.jpg", ids, [])
     for name in ("a/x.png", "/x.jpg", "../x.jpg"):
-        with pytest.raises(ValueError, match="cannot name a prediction"):
+        with pytest.raises(ValueError, match=r"expected a relative path below its folder|another image has this name"):
             writer.add(2, name, ids, [])
 
 

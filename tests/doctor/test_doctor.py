@@ -55,6 +55,13 @@ def test_a_planted_fault_is_found_and_a_copy_is_without_errors(root, tmp_path, n
     before = contents(root)
     diagnosis = examine(root)
     assert found(diagnosis) == expected
+    if name == "category id twice":
+        with pytest.raises(
+            ValueError, match=r"--fix: .*'categories' has wrong rows that segments may have, the first: 11"
+        ):
+            repair(diagnosis, tmp_path / "fixed")
+        assert not (tmp_path / "fixed").exists()
+        return
     lines = repair(diagnosis, tmp_path / "fixed")
     by_hand = {check for check in expected if CHECKS[check].level == "error" and "--fix" not in CHECKS[check].remedy}
     assert contents(root) == before, "the original is never touched"

@@ -97,7 +97,7 @@ FAULTS = {
     ),
     "id twice": (
         of_segments(lambda rows: rows.append(dict(rows[0]))),
-        r"pred\.json: segment id 70000 of '0\.png' is missing, stands twice",
+        r"pred\.json: segment id 70000 of '0\.png' is missing, appears twice",
         ALL,
     ),
     "two annotations": (
@@ -117,12 +117,12 @@ FAULTS = {
     ),
     "odd id": (
         of_segments(lambda rows: rows[1].update(id="140000")),
-        r"pred\.json: segment id 140000 of '0\.png' is missing",
+        r"pred\.json: segment id '140000' of '0\.png' is missing",
         {2: (2, 0, 0), 8: (1, 0, 1), 11: (2, 0, 0)},
     ),
     "huge id": (
         of_segments(lambda rows: rows[1].update(id=2**70)),
-        r"pred\.json: segment id 1180591620717411303424 of '0\.png' is missing, stands twice, or is not 1 to 16777215",
+        r"pred\.json: segment id 1180591620717411303424 of '0\.png' is missing, appears twice, or is not 1 to 16777215",
         {2: (2, 0, 0), 8: (1, 0, 1), 11: (2, 0, 0)},
     ),
     "odd category": (
@@ -260,7 +260,7 @@ def test_rows_of_images_name_the_worst(pair):
     [
         ("area", 1e30, "an area that is no number"), ("area", {}, "an area that is no number"),
         ("area", 4.5, "an area that is no number"), ("category_id", [1], "category_id None"),
-        ("id", "x", "segment id x"), ("score", {}, None), ("score", 10**400, None), ("iscrowd", "0", None),
+        ("id", "x", "segment id 'x'"), ("score", {}, None), ("score", 10**400, None), ("iscrowd", "0", None),
     ],
 )  # fmt: skip
 def test_nonsense_in_a_field_is_named_or_counts_as_nothing(pair, field, value, said):

@@ -7,7 +7,8 @@ semantic channels (stuff 0..S-1, then things S..S+T-1) and instance labels (thin
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,11 +16,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from upsnet.text import shown
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 Index = TypeVar("Index", int, "Tensor", npt.NDArray[np.int64])
 
+
+MAX_NAME = 200
+"""Characters of the name of a class at most."""
 
 IGNORE_LABEL = 255
 """Semantic target of a pixel whose class is unknown (void truth, padding)."""
@@ -42,7 +48,7 @@ class CategorySet:
     categories: tuple[Category, ...]
 
     @classmethod
-    def from_json(cls, rows: Iterable[dict[str, Any]], *, source: str) -> CategorySet:
+    def from_json(cls, rows: Sequence[dict[str, Any]], *, source: str) -> CategorySet:
         """Builds the set from COCO-panoptic `categories` rows: `id`, `name`, `isthing`, optional `color`.
 
         Args:
@@ -52,30 +58,16 @@ class CategorySet:
         Raises:
             ValueError: a field is missing, an id or a name stands twice, or there is no category.
         """
-        categories: list[Category] = []
-        for number, row in enumerate(rows):
-            if not isinstance(row, dict):
-                raise ValueError(f"{source}: category {number} is {row!r}, expected an object with id, name, isthing")
-            missing = [key for key in ("id", "name", "isthing") if key not in row]
-            if missing:
-                raise ValueError(f"{source}: category {row.get('name', number)!r} lacks {', '.join(missing)}")
-            if not isinstance(row["id"], int):
-                raise ValueError(f"{source}: category {row['name']!r} has id {row['id']!r}, expected a whole number")
-            if row["isthing"] not in (0, 1):
-                raise ValueError(f"{source}: category {row['name']!r} has isthing={row['isthing']!r}, expected 0 or 1")
-            color = row.get("color") or _default_color(number)
-            if (
-                not isinstance(color, list | tuple)
-                or len(color) != 3
-                or not all(isinstance(value, int) and 0 <= value <= 255 for value in color)
-            ):
-                raise ValueError(f"{source}: category {row['name']!r} has color {color!r}, expected three of 0..255")
-            categories.append(Category(row["id"], str(row["name"]), bool(row["isthing"]), tuple(color)))
+        if not isinstance(rows, list | tuple):
+            raise ValueError(f"{source}: categories are {shown(rows)}, expected a list of objects")
+        categories = [_category(row, number, source) for number, row in enumerate(rows)]
         for key in ("id", "name"):
             values = [getattr(c, key) for c in categories]
             twice = sorted({v for v in values if values.count(v) > 1})
             if twice:
-                raise ValueError(f"{source}: category {key} {twice[0]!r} stands more than once, expected each once")
+                raise ValueError(
+                    f"{source}: category {key} {shown(twice[0])} appears more than once, expected each once"
+                )
         if not 0 < len(categories) < IGNORE_LABEL:
             raise ValueError(f"{source}: {len(categories)} categories, expected 1 to {IGNORE_LABEL - 1}")
         return cls(tuple(sorted(categories, key=lambda c: c.is_thing)))
@@ -123,6 +115,33 @@ class CategorySet:
                 )
         if ours:
             raise ValueError(f"{source}: category {next(iter(ours.values()))[0]!r} of the model is missing")
+
+
+def _category(row: Any, number: int, source: str) -> Category:
+    """The class of a row, see `CategorySet.from_json`."""
+    if not isinstance(row, dict):
+        raise ValueError(f"{source}: category {number} is {shown(row)}, expected an object with id, name, isthing")
+    missing = [key for key in ("id", "name", "isthing") if key not in row]
+    if missing:
+        raise ValueError(f"{source}: category {shown(row.get('name', number))} lacks {', '.join(missing)}")
+    name, category_id, color = row["name"], row["id"], row.get("color") or _default_color(number)
+    where = f"{source}: category {shown(name)}"
+    if not isinstance(name, str | int) or not _is_name(str(name)):
+        raise ValueError(f"{where}: expected a name of 1 to {MAX_NAME} printable characters")
+    if not isinstance(category_id, int) or isinstance(category_id, bool) or abs(category_id) >= 2**31:
+        raise ValueError(f"{where} has id {shown(category_id)}, expected a whole number of 32 bits")
+    if not isinstance(row["isthing"], int | float) or row["isthing"] not in (0, 1):
+        raise ValueError(f"{where} has isthing={shown(row['isthing'])}, expected 0 or 1")
+    is_color = isinstance(color, list | tuple) and len(color) == 3
+    if not is_color or not all(isinstance(value, int) and 0 <= value <= 255 for value in color):
+        raise ValueError(f"{where} has color {shown(color)}, expected three of 0..255")
+    return Category(category_id, str(name), bool(row["isthing"]), (color[0], color[1], color[2]))
+
+
+def _is_name(text: str) -> bool:
+    """Whether a text can be drawn and written: OpenCV crashes on surrogates."""
+    kinds = {unicodedata.category(character) for character in text[: MAX_NAME + 1]}
+    return 0 < len(text) <= MAX_NAME and not kinds & {"Cc", "Cs"}
 
 
 def semantic_from_label(label: Index, num_stuff: int) -> Index:

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import tempfile
@@ -32,6 +33,9 @@ def run_command(command: Callable[[], int]) -> int:
     Returns:
         The exit code.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a console that lacks a letter prints its number
+            stream.reconfigure(errors="backslashreplace")
     try:
         return command()
     except SomeInputsFailedError as error:

@@ -8,6 +8,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from upsnet.text import shown
+
 
 def explain(error: ValidationError, root: type[BaseModel]) -> str:
     """The first problem, an unknown key before all others; `root` is the model that was validated."""
@@ -19,11 +21,11 @@ def explain(error: ValidationError, root: type[BaseModel]) -> str:
         names = [field.alias or name for section in sections for name, field in section.model_fields.items()]
         near = difflib.get_close_matches(path[-1], names, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"expected one of {', '.join(names)}"
-        return f"unknown key {key!r}; {hint}{more}"
+        return f"unknown key {shown(key)}; {hint}{more}"
     if problem["type"] == "missing":
         return f"key {key!r} is missing, expected a value{more}"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"key {key!r} is {problem['input']!r}: {message}{more}" if key else f"{message}{more}"
+    return f"key {key!r} is {shown(problem['input'])}: {message}{more}" if key else f"{message}{more}"
 
 
 def _rank(problem: Any) -> tuple[bool, int, bool]:

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from upsnet.config.errors import explain
 from upsnet.config.migrate import migrate_config
 from upsnet.config.run import Config
+from upsnet.text import parse_yaml, shown
 
 PACKAGE = Path(__file__).parents[1]
 CONFIG_FOLDERS = (PACKAGE / "configs", PACKAGE.parent / "configs")
@@ -68,9 +68,10 @@ def load_config(config: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     path = find_config(config)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not valid YAML ({error}), expected UTF-8") from None
+    values = parse_yaml(text, source=str(path)) or {}
     if not isinstance(values, dict):
         raise ValueError(f"{path}: got {type(values).__name__}, expected keys {', '.join(Config.model_fields)}")
     return parse_config(values, overrides, source=str(path))
@@ -118,11 +119,8 @@ def merge_override(values: dict[str, Any], override: str) -> tuple[dict[str, Any
     """
     key, equals, text = override.partition("=")
     if not equals:
-        raise ValueError(f"override {override!r}: expected key=value, for example train.iterations=100")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ValueError(f"override {override!r}: the value is not valid YAML") from None
+        raise ValueError(f"override {shown(override)}: expected key=value, for example train.iterations=100")
+    value = parse_yaml(text, source=f"override {shown(override)}")
     keys = key.strip().split(".")
     alone, changes = migrate_config(_with({}, keys, value), 1)
     inner: Any = alone

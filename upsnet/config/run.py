@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from upsnet.config.section import Fraction, Section, Size, Weight
+from upsnet.config.section import Count, Fraction, Positive, Section, Side, Size, Small, Weight
 from upsnet.config.upsnet import UPSNetConfig
 
 ModelConfig = UPSNetConfig
@@ -35,9 +35,9 @@ class ShapesConfig(Section):
     """The generated data set."""
 
     format: Literal["shapes"]
-    num_images: PositiveInt
+    num_images: Count
     image_size: Size = (128, 128)
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
 
 Source = Annotated[CityscapesConfig | CocoConfig | ShapesConfig, Field(discriminator="format")]
@@ -54,13 +54,17 @@ class CategoryConfig(Section):
     color: tuple[int, int, int] | None = None
 
 
+Scale = Annotated[float, Field(gt=0, le=100)]
+"""Factor between sizes."""
+
+
 class AugmentConfig(Section):
     """Training augmentation; `crop_size` chooses large-scale jitter in place of the short-side resize."""
 
-    short_sides: tuple[PositiveInt, ...] = ()
-    max_side: PositiveInt = 1333
+    short_sides: Annotated[tuple[Side, ...], Field(max_length=1000)] = ()
+    max_side: Side = 1333
     crop_size: Size | None = None
-    jitter_scale: tuple[PositiveFloat, PositiveFloat] = (0.1, 2.0)
+    jitter_scale: tuple[Scale, Scale] = (0.1, 2.0)
     flip: Literal["none", "horizontal", "dihedral"] = "horizontal"
     photometric: Fraction = 0.0
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
@@ -73,40 +77,44 @@ class DataConfig(Section):
 
     train: Source
     val: Source
-    categories: tuple[CategoryConfig, ...] | Literal["coco", "cityscapes"] | None = None
+    categories: Annotated[tuple[CategoryConfig, ...], Field(max_length=254)] | Literal["coco", "cityscapes"] | None = (
+        None
+    )
     """The classes that the data must have: rows, or a public set's name; by default those of the training JSON."""
     augment: AugmentConfig = AugmentConfig()
     repeat_threshold: Fraction = 0.0
     """Images with a class that fewer than this share of them show come more often (Gupta et al. 2019: 0.001)."""
-    test_short_side: PositiveInt | None = None
+    test_short_side: Side | None = None
     """None: the images' own size."""
-    test_max_side: PositiveInt = 1333
-    size_divisor: Annotated[int, Field(ge=32, multiple_of=32)] = 32
-    num_workers: Annotated[int, Field(ge=0)] = 2
-    max_unreadable: Annotated[int, Field(ge=0)] = 10
+    test_max_side: Side = 1333
+    max_network_pixels: Annotated[int, Field(ge=1024, le=2**40)] = 2**25
+    """Pixels of the network input of an image at most, in a prediction. At the limit, ResNet-50 takes about 10 GB."""
+    size_divisor: Annotated[int, Field(ge=32, le=4096, multiple_of=32)] = 32
+    num_workers: Annotated[int, Field(ge=0, le=512)] = 2
+    max_unreadable: Annotated[int, Field(ge=0, le=10**9)] = 10
     """How many training images a process may find unreadable, and replace by others, before training stops."""
 
 
 class TrainConfig(Section):
     """Optimiser and schedule, in iterations; `batch_size` is images per step over all processes."""
 
-    iterations: PositiveInt
-    batch_size: PositiveInt = 16
-    accumulate: PositiveInt = 1
+    iterations: Count
+    batch_size: Small = 16
+    accumulate: Small = 1
     """Steps of `batch_size` images that share one update."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: PositiveFloat = 0.02
-    reference_batch: PositiveInt | None = None
+    lr: Positive = 0.02
+    reference_batch: Count | None = None
     """Images per update that `lr` is for; it is scaled in proportion to `batch_size * accumulate`. None: as it is."""
     momentum: Fraction = 0.9
     nesterov: bool = False
     weight_decay: Weight = 1e-4
-    warmup_iterations: Annotated[int, Field(ge=0)] = 1500
+    warmup_iterations: Annotated[int, Field(ge=0, le=10**9)] = 1500
     warmup_factor: Fraction = 0.1
     schedule: Literal["step", "poly", "cosine"] = "step"
-    steps: tuple[PositiveInt, ...] = ()
+    steps: Annotated[tuple[Count, ...], Field(max_length=1000)] = ()
     gamma: Fraction = 0.1
-    clip_gradient: PositiveFloat | None = None
+    clip_gradient: Positive | None = None
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast where the device computes it natively."""
     compile: bool = False
@@ -115,12 +123,12 @@ class TrainConfig(Section):
     """Record the step of each size of batch once and replay it, without Python. For one GPU; ignored elsewhere."""
     sync_batch_norm: bool = False
     """Batch norms that learn see the images of all processes (GPUs only)."""
-    log_every: PositiveInt = 20
-    checkpoint_every: PositiveInt = 1000
-    keep_checkpoints: PositiveInt = 2
+    log_every: Count = 20
+    checkpoint_every: Count = 1000
+    keep_checkpoints: Small = 2
     """How many `last*.pt` there are: the newest, and those before it in case it cannot be read."""
-    evaluate_every: PositiveInt = 5000
-    histograms_every: Annotated[int, Field(ge=0)] = 0
+    evaluate_every: Count = 5000
+    histograms_every: Annotated[int, Field(ge=0, le=10**9)] = 0
     """Parameter histograms in TensorBoard; 0: none."""
 
     @property
@@ -141,18 +149,18 @@ class TrainConfig(Section):
 class EvaluateConfig(Section):
     """How the model is judged."""
 
-    batch_size: PositiveInt = 1
+    batch_size: Small = 1
     instance: bool | Literal["last"] = True
     """Also COCO's instance AP (slower: it needs the second detection list). last: only in the last evaluation of a
     training."""
-    panels: Annotated[int, Field(ge=0)] = 4
+    panels: Annotated[int, Field(ge=0, le=1000)] = 4
     """Images shown in TensorBoard and written as overlays beside the truth."""
 
 
 class Config(Section):
     """A whole run."""
 
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     data: DataConfig
     model: ModelConfig = ModelConfig()
     train: TrainConfig

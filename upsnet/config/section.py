@@ -4,19 +4,40 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 """0 to 1."""
 
-Weight = Annotated[float, Field(ge=0)]
-"""0 or more."""
+Weight = Annotated[float, Field(ge=0, le=1e6)]
+"""0 or more. The limit, as those below, is far beyond use; it tells a slip from a setting."""
 
-Size = tuple[PositiveInt, PositiveInt]
+Positive = Annotated[float, Field(gt=0, le=1e6)]
+"""More than 0."""
+
+Side = Annotated[int, Field(ge=1, le=65536)]
+"""Pixels a side. Larger images take more memory than machines have."""
+
+Size = tuple[Side, Side]
 """(H, W) in pixels."""
+
+Channels = Annotated[int, Field(ge=1, le=16384)]
+"""Channels of a layer."""
+
+Layers = Annotated[int, Field(ge=1, le=64)]
+"""Layers, or cells of a small grid."""
+
+Slots = Annotated[int, Field(ge=1, le=100_000)]
+"""Boxes, RoIs or instances of an image: they take memory whether they are used or not."""
+
+Count = Annotated[int, Field(ge=1, le=10**9)]
+"""Iterations, or images of a data set."""
+
+Small = Annotated[int, Field(ge=1, le=8192)]
+"""Images of a batch, or files of a folder."""
 
 
 class Section(BaseModel):
     """Base class of config sections. Keys are read-only; an unknown key is a validation error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

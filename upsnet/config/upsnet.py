@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from upsnet.config.conventions import Conventions, with_conventions
-from upsnet.config.section import Fraction, Section, Weight
+from upsnet.config.section import Channels, Fraction, Layers, Positive, Section, Slots, Weight
 
 
 class BackboneConfig(Section):
     """ResNet. `weights`: a torchvision name (IMAGENET1K_V1) or a file with torchvision's names; None: random."""
 
     name: Literal["resnet18", "resnet34", "resnet50", "resnet101"] = "resnet50"
-    width: Annotated[int, Field(ge=16, multiple_of=16)] = 64
+    width: Annotated[int, Field(ge=16, le=512, multiple_of=16)] = 64
     """Of the stem. Below 16 channels oneDNN's gradient of a strided 1x1 convolution crashes (torch 2.15, CPU)."""
     norm: Literal["frozen_bn", "bn", "gn"] = "frozen_bn"
     freeze_at: Annotated[int, Field(ge=0, le=5)] = 2
     """0: nothing is frozen; 1: the stem; n: also the stages up to res-n."""
-    weights: str | None = None
-    norm_eps: PositiveFloat | Literal[0] = 1e-5
+    weights: Annotated[str, Field(max_length=4096)] | None = None
+    norm_eps: Annotated[float, Field(gt=0, le=1)] | Literal[0] = 1e-5
     stride_in_1x1: bool = False
     """Bottlenecks stride in the first convolution (Caffe models) in place of the 3x3."""
     deformable_from: Annotated[int, Field(ge=2, le=5)] | None = None
@@ -40,28 +40,34 @@ class SemanticConfig(Section):
     """The semantic head: convolutions shared by P2-P5."""
 
     conv: Literal["dilated", "deformable"] = "dilated"
-    num_layers: Annotated[int, Field(ge=1)] = 3
-    channels: PositiveInt = 128
-    dilation: PositiveInt = 2
+    num_layers: Layers = 3
+    channels: Channels = 128
+    dilation: Layers = 2
+
+
+AnchorRow = Annotated[tuple[Positive, ...], Field(min_length=1, max_length=64)]
+"""Sizes or ratios of the anchors of a level."""
 
 
 class RPNConfig(Section):
     """Region proposals. `anchor_sizes` has one row per level from P2 on (5 rows: up to P6)."""
 
-    anchor_sizes: tuple[tuple[PositiveFloat, ...], ...] = ((32,), (64,), (128,), (256,), (512,))
-    aspect_ratios: tuple[PositiveFloat, ...] = (0.5, 1.0, 2.0)
-    anchor_shapes: tuple[tuple[tuple[PositiveFloat, PositiveFloat], ...], ...] | None = None
+    anchor_sizes: tuple[AnchorRow, ...] = ((32,), (64,), (128,), (256,), (512,))
+    aspect_ratios: AnchorRow = (0.5, 1.0, 2.0)
+    anchor_shapes: (
+        tuple[Annotated[tuple[tuple[Positive, Positive], ...], Field(min_length=1, max_length=64)], ...] | None
+    ) = None
     """(width, height) of every anchor, one row per level, in place of `anchor_sizes` and `aspect_ratios`."""
     anchor_offset: Fraction = 0.5
     """Where in its cell an anchor is centred."""
-    pre_nms: PositiveInt = 1000
-    post_nms: PositiveInt = 1000
-    pre_nms_train: PositiveInt = 2000
-    post_nms_train: PositiveInt = 2000
+    pre_nms: Slots = 1000
+    post_nms: Slots = 1000
+    pre_nms_train: Slots = 2000
+    post_nms_train: Slots = 2000
     nms_iou: Fraction = 0.7
     positive_iou: Fraction = 0.7
     negative_iou: Fraction = 0.3
-    samples: PositiveInt = 256
+    samples: Slots = 256
     positive_fraction: Fraction = 0.5
 
     @model_validator(mode="after")
@@ -83,19 +89,19 @@ class RPNConfig(Section):
 class InstanceConfig(Section):
     """Boxes, classes and masks of the proposals, and the two detection lists."""
 
-    roi_samples: PositiveInt = 512
+    roi_samples: Slots = 512
     positive_fraction: Fraction = 0.25
     positive_iou: Fraction = 0.5
-    canonical_size: PositiveFloat = 224
+    canonical_size: Positive = 224
     """Boxes of this size (square root of the area) pool from P4."""
-    box_channels: PositiveInt = 1024
-    box_pool: PositiveInt = 7
-    mask_channels: PositiveInt = 256
-    mask_layers: Annotated[int, Field(ge=0)] = 4
-    mask_pool: PositiveInt = 14
-    mask_slots: PositiveInt | None = None
+    box_channels: Channels = 1024
+    box_pool: Layers = 7
+    mask_channels: Channels = 256
+    mask_layers: Annotated[int, Field(ge=0, le=64)] = 4
+    mask_pool: Layers = 14
+    mask_slots: Slots | None = None
     """Foreground RoIs that train the mask branch, per image, at most; by default all of them."""
-    max_detections: PositiveInt = 100
+    max_detections: Slots = 100
     """K, the slots of each list."""
     score_threshold: Fraction = 0.05
     nms_iou: Fraction = 0.5
@@ -112,9 +118,9 @@ class PanopticConfig(Section):
     nms_iou: Fraction = 0.5
     overlap_threshold: Fraction = 0.3
     """An instance with more of its mask already taken by its own class (heuristic: by any) is dropped."""
-    stuff_area_limit: Annotated[int, Field(ge=0)] = 4096
+    stuff_area_limit: Annotated[int, Field(ge=0, le=10**9)] = 4096
     """Stuff classes with fewer pixels in the image become void."""
-    train_slots: PositiveInt = 100
+    train_slots: Slots = 100
     """Ground-truth instances that enter the panoptic loss, per image."""
     keep_fraction: Fraction = 0.7
     """Share of them that is kept; the rest teaches the unknown channel."""
@@ -150,7 +156,7 @@ class UPSNetConfig(Section):
     does not give them (`config/conventions.py`)."""
     heads: Literal["both", "semantic", "instance"] = "both"
     backbone: BackboneConfig = BackboneConfig()
-    fpn_channels: PositiveInt = 256
+    fpn_channels: Channels = 256
     fpn_gap: bool = False
     """Adds a projection of res5's global mean to P5."""
     roi_align: Literal["aligned", "legacy", "inclusive"] = "aligned"
@@ -163,7 +169,7 @@ class UPSNetConfig(Section):
     instance: InstanceConfig = InstanceConfig()
     panoptic: PanopticConfig = PanopticConfig()
     pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
-    pixel_std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (58.395, 57.12, 57.375)
+    pixel_std: tuple[Positive, Positive, Positive] = (58.395, 57.12, 57.375)
     loss: LossConfig = LossConfig()
 
     @model_validator(mode="before")

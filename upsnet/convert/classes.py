@@ -20,6 +20,7 @@ import yaml
 
 from upsnet.categories import CategorySet
 from upsnet.io.files import atomic_path
+from upsnet.text import parse_yaml, shown
 
 GREY = [70, 70, 70]
 """Of the background, unless the classes file gives it a colour."""
@@ -146,22 +147,24 @@ def require_same_classes(path: Path, categories: CategorySet) -> None:
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
     try:
-        rows = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        rows = parse_yaml(path.read_text(encoding="utf-8-sig"), source=str(path))
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such classes file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not valid YAML or JSON ({' '.join(str(error).split())})") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not valid YAML or JSON ({error}), expected UTF-8") from None
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise ValueError(f"{path}: expected a list of classes, one like {{name: cat, isthing: 1}} a row")
     for row in rows:
         if unknown := [key for key in row if key not in KEYS]:
-            raise ValueError(f"{path}: class {row.get('name')!r} has {unknown[0]!r}, expected {', '.join(KEYS)}")
+            raise ValueError(
+                f"{path}: class {shown(row.get('name'))} has {shown(unknown[0])}, expected {', '.join(KEYS)}"
+            )
         if not isinstance(row.get("name"), str):
-            raise ValueError(f"{path}: class name {row.get('name')!r}, expected text; put it into quotes")
+            raise ValueError(f"{path}: class name {shown(row.get('name'))}, expected text; put it into quotes")
         if not isinstance(row.get("id", 0), int):
-            raise ValueError(f"{path}: class {row['name']!r} has id {row['id']!r}, expected a whole number")
+            raise ValueError(f"{path}: class {shown(row['name'])} has id {shown(row['id'])}, expected a whole number")
         if not isinstance(row.get("color", []), list):
-            raise ValueError(f"{path}: class {row['name']!r} has color {row['color']!r}, expected [R, G, B]")
+            raise ValueError(f"{path}: class {shown(row['name'])} has color {shown(row['color'])}, expected [R, G, B]")
     return rows
 
 
@@ -192,7 +195,7 @@ def _build(rows: list[dict[str, Any]], background: str | None, source: str, *, b
             continue
         if isinstance(value, list) != in_colors or not _is_value(value):
             raise ValueError(
-                f"{source}: class {row['name']!r} has value {value!r}, expected numbers or [R, G, B] for all"
+                f"{source}: class {shown(row['name'])} has value {value!r}, expected numbers or [R, G, B] for all"
             )
         number = value[0] | value[1] << 8 | value[2] << 16 if in_colors else value
         if number in values:

@@ -11,10 +11,12 @@ from upsnet.convert.classes import ClassOptions
 from upsnet.convert.label_maps import read_class_map
 from upsnet.convert.layers import Layers, Region
 from upsnet.convert.orientation import Picture
-from upsnet.convert.polygons import decode_rle, fill_polygons
 from upsnet.convert.source import Item, declared_size, require_folder
-from upsnet.io.files import read_json
+from upsnet.io.annotation import crowd_flag
+from upsnet.io.coco_masks import mask_of
+from upsnet.io.files import name_fault, read_json
 from upsnet.io.images import require_own_stems
+from upsnet.text import shown
 
 
 class CocoInstances:
@@ -106,10 +108,10 @@ class CocoInstances:
     def _item(self, folder: Path, row: dict[str, Any], annotations: list[tuple[dict[str, Any], str]]) -> Item:
         """Finds the picture: below the folder as the JSON names it, or by the last part of that name."""
         name = PurePosixPath(row["file_name"].replace("\\", "/"))
-        if name.is_absolute() or ".." in name.parts or not (folder / name).is_file():
-            if not (folder / name.name).is_file():
+        if name_fault(str(name)) is not None or not (folder / name).is_file():
+            if name_fault(name.name) is not None or not (folder / name.name).is_file():
                 raise FileNotFoundError(
-                    f"{folder / name.name}: no such picture, which {self.path} names {row['file_name']!r}; "
+                    f"{folder / name.name}: no such picture, which {self.path} names {shown(row['file_name'])}; "
                     "give its folder with --images, or take it out of the JSON"
                 )
             name = PurePosixPath(name.name)
@@ -141,13 +143,10 @@ class CocoInstances:
                 f"{where}: no segmentation, expected polygons or run lengths; export masks, not only boxes"
             )
         try:
-            if isinstance(segmentation, dict):
-                mask = decode_rle(segmentation, size)
-            else:
-                mask = fill_polygons(segmentation, size)
+            mask, is_crowd = mask_of(segmentation, size), crowd_flag(row.get("iscrowd"))
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
-        return Region.of(self.classes.channel(name, where), mask, is_crowd=row.get("iscrowd") == 1)
+        return Region.of(self.classes.channel(name, where), mask, is_crowd=is_crowd)
 
 
 def _is_key(value: Any) -> bool:

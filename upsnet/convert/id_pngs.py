@@ -13,6 +13,7 @@ from upsnet.convert.label_maps import LOSSY, MAP_SUFFIXES, distinct, read_class_
 from upsnet.convert.layers import Layers, Region
 from upsnet.convert.orientation import Picture
 from upsnet.convert.source import Item, require_folder
+from upsnet.io.files import list_files
 from upsnet.io.images import list_images
 from upsnet.ops.id_maps import segment_geometry
 
@@ -93,7 +94,7 @@ class IdPngs:
 def _maps_by_stem(folder: Path) -> dict[str, Path]:
     require_folder(folder, "maps")
     files: dict[str, Path] = {}
-    for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in MAP_SUFFIXES | LOSSY):
+    for path in list_files(folder, MAP_SUFFIXES | LOSSY):
         if path.stem in files:
             raise ValueError(f"{path}: {files[path.stem].name} has this stem too, expected one map a picture")
         files[path.stem] = path

@@ -17,9 +17,9 @@ from upsnet.convert.classes import ClassOptions
 from upsnet.convert.label_maps import mask_of
 from upsnet.convert.layers import Layers, Region
 from upsnet.convert.orientation import Picture
-from upsnet.convert.polygons import fill_circle, fill_polygons
 from upsnet.convert.source import Item, declared_size, require_folder
-from upsnet.io.files import read_json
+from upsnet.io.coco_masks import fill_polygons
+from upsnet.io.files import list_files, read_json
 from upsnet.io.images import IMAGE_SUFFIXES, list_images, open_image, require_own_stems
 
 LARGEST = 1e9
@@ -46,7 +46,7 @@ class LabelMe:
 
     def __init__(self, annotations: Path, options: ClassOptions, images: Path | None = None) -> None:
         require_folder(annotations, "LabelMe annotations")
-        files = sorted(annotations.glob("*.json"))
+        files = list_files(annotations, {".json"})
         if not files:
             raise FileNotFoundError(f"{annotations}: no JSON file, expected LabelMe's")
         documents = {path: self._document(path) for path in files}
@@ -60,7 +60,9 @@ class LabelMe:
         self.items = []
         for number, (path, document) in enumerate(documents.items(), start=1):
             name = PureWindowsPath(document["imagePath"])  # takes both kinds of slashes
-            places = [path.parent / name.as_posix(), path.parent / name.name]
+            places = [path.parent / name.name]
+            if not name.is_absolute() and not name.root:  # a folder of another machine
+                places.insert(0, path.parent / name.as_posix())
             if images is not None:
                 places = [images / name.name]
             picture = next((place for place in places if place.is_file()), None)
@@ -72,7 +74,7 @@ class LabelMe:
         require_own_stems((f"{item.path} (of {item.annotation[0]})", item.name) for item in self.items)
         known = {item.path.resolve() for item in self.items}
         folder = images or annotations
-        found = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES]
+        found = list_files(folder, IMAGE_SUFFIXES) if folder.is_dir() else []
         self.left_out = [p for p in (list_images(folder) if found else []) if p.resolve() not in known]
 
     def _document(self, path: Path) -> dict[str, Any]:
@@ -140,6 +142,12 @@ def _draw(shape: dict[str, Any], size: tuple[int, int]) -> npt.NDArray[np.bool_]
     if kind == "mask":
         return _paste(shape, size)
     raise ValueError(f"shape type {kind!r}, expected polygon, rectangle, circle or mask; draw it as one of these")
+
+
+def fill_circle(center: tuple[float, float], radius: float, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """The pixels whose centres lie in a circle (x, y), as a mask [H, W]."""
+    y, x = np.ogrid[: size[0], : size[1]]
+    return np.asarray((x + 0.5 - center[0]) ** 2 + (y + 0.5 - center[1]) ** 2 <= radius**2)
 
 
 def _paste(shape: dict[str, Any], size: tuple[int, int]) -> npt.NDArray[np.bool_]:

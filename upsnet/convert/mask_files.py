@@ -11,6 +11,7 @@ from upsnet.convert.label_maps import LOSSY, MAP_SUFFIXES, read_mask
 from upsnet.convert.layers import Layers, Region
 from upsnet.convert.orientation import Picture
 from upsnet.convert.source import Item, require_folder
+from upsnet.io.files import list_files, list_visible
 from upsnet.io.images import list_images
 
 NUMBERED = re.compile(r"(.+)[_-]\d+")
@@ -48,7 +49,7 @@ class MaskFiles:
                 raise ValueError(f"{images}: file names of this form tell no class; give it with --label NAME")
         else:
             require_folder(masks, "masks")
-            in_folders = any(path.is_dir() for path in masks.iterdir())
+            in_folders = any(path.is_dir() for path in list_visible(masks))
             found = _by_folder(images, masks) if in_folders else _by_name(images, masks)
         if label is not None:
             found = {s: (p, files and [(path, label) for path, _ in files]) for s, (p, files) in found.items()}
@@ -83,7 +84,7 @@ _Found = dict[str, tuple[Path, list[tuple[Path, str]] | None]]
 
 def _bundles(root: Path) -> _Found:
     found: _Found = {}
-    for folder in sorted(p for p in root.iterdir() if p.is_dir()):
+    for folder in (p for p in list_visible(root) if p.is_dir()):
         pictures = list_images(folder / "images")
         if len(pictures) != 1:
             raise ValueError(f"{folder / 'images'}: {len(pictures)} pictures, expected one")
@@ -96,7 +97,7 @@ def _bundles(root: Path) -> _Found:
 
 def _by_folder(images: Path, masks: Path) -> _Found:
     pictures = {path.stem: path for path in list_images(images)}
-    folders = {path.name: path for path in sorted(masks.iterdir()) if path.is_dir()}
+    folders = {path.name: path for path in list_visible(masks) if path.is_dir()}
     if loose := _masks(masks):
         raise ValueError(f"{loose[0]}: a mask beside folders of masks, expected all in folders, or none")
     for name, folder in folders.items():
@@ -130,5 +131,5 @@ def _labelled(files: list[Path], prefix: str) -> list[tuple[Path, str]]:
 
 def _masks(folder: Path) -> list[Path]:
     """In the order of numbers in their names, 2 before 10."""
-    files = [p for p in folder.iterdir() if p.suffix.lower() in MAP_SUFFIXES | LOSSY and not p.name.startswith(".")]
+    files = list_files(folder, MAP_SUFFIXES | LOSSY)
     return sorted(files, key=lambda p: [(int(t), "") if t.isdigit() else (-1, t) for t in re.split(r"(\d+)", p.name)])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from upsnet.convert.classes import require_same_classes, write_classes
 from upsnet.convert.layers import Composition, OnTop, compose
 from upsnet.convert.source import Item, Source
 from upsnet.convert.summary import Summary
-from upsnet.io.files import link_or_copy, write_json
+from upsnet.io.files import link_or_copy, remove_leftovers, temporary_folder, write_json
 from upsnet.io.images import save_upright
 from upsnet.io.panoptic_png import write_panoptic_png
 from upsnet.io.parallel import in_order
@@ -128,7 +127,8 @@ def convert(
         require_same_classes(output / CLASSES_FILE, source.classes.categories)
     existed = output.exists()
     output.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=output, prefix=".convert."))
+    remove_leftovers(output)
+    folder = temporary_folder(output)
     try:
         summary, documents = _convert_all(source, splits, folder, on_top, workers, progress)
         write_classes(output / CLASSES_FILE, source.classes.categories)

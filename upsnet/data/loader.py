@@ -196,7 +196,7 @@ class InferenceInput:
     ) -> None:
         self.form, self.network_size, self.min_side, self.divisor = form, network_size, min_side, config.size_divisor
         self.short_side = None if form.resizes_images else config.test_short_side
-        self.max_side = config.test_max_side
+        self.max_side, self.max_pixels = config.test_max_side, config.max_network_pixels
 
     def resize(self, image: np.ndarray) -> np.ndarray:
         """uint8 [H, W, 3] at the size the network works on."""
@@ -214,10 +214,20 @@ class InferenceInput:
         return T.resize_image(image, T.fit_size(image.shape[:2], self.short_side, self.max_side))
 
     def __call__(self, images: Sequence[np.ndarray]) -> PanopticBatch:
-        """uint8 [H, W, 3] pictures of any sizes -> a batch without targets."""
-        batch, sizes = T.pad_images(
-            [self.resize(image) for image in images], self.divisor, self.network_size, self.min_side, self.form
-        )
+        """uint8 [H, W, 3] images of any sizes -> a batch without targets.
+
+        Raises:
+            ValueError: the network input of an image would have more than `data.max_network_pixels` pixels.
+        """
+        resized = [self.resize(image) for image in images]
+        for image, found in zip(images, resized, strict=True):
+            if found.shape[0] * found.shape[1] > self.max_pixels:
+                raise ValueError(
+                    f"image of {image.shape[1]} x {image.shape[0]}: {found.shape[1]} x {found.shape[0]} pixels of "
+                    f"network input, expected at most {self.max_pixels}; set data.test_short_side and "
+                    "data.test_max_side, or raise data.max_network_pixels"
+                )
+        batch, sizes = T.pad_images(resized, self.divisor, self.network_size, self.min_side, self.form)
         original = [(int(i.shape[0]), int(i.shape[1])) for i in images]
         return PanopticBatch(batch, torch.tensor(sizes), sizes, original)
 

@@ -27,9 +27,19 @@ CHECKS = {
     for check in (
         # the JSON
         Check("json-row", "error", "a row of the JSON lacks fields that it must have", FIX + "without it"),
-        Check("category-field", "error", "a category lacks id, name or isthing (0 or 1)", "correct the JSON"),
+        Check(
+            "category-field",
+            "error",
+            "a category lacks id, name or isthing (0 or 1)",
+            FIX + "without it, if no segment has it",
+        ),
         Check("category-id-twice", "error", "several categories have one id", "give each an id of its own"),
-        Check("category-name-twice", "error", "several categories have one name", "give each a name of its own"),
+        Check(
+            "category-name-twice",
+            "error",
+            "several categories have one name",
+            FIX + "with the first, if no segment has another",
+        ),
         Check(
             "categories-differ",
             "error",
@@ -40,6 +50,7 @@ CHECKS = {
             "image-id-twice", "error", "several images have one id, the last hides the others", FIX + "with the last"
         ),
         Check("annotation-twice", "error", "an image has several annotations", FIX + "with the first"),
+        Check("png-named-twice", "error", "several annotations name one PNG", FIX + "with a PNG for each"),
         Check("annotation-without-image", "error", "an annotation is of an image not in `images`", FIX + "without it"),
         Check("image-without-annotation", "warning", "an image has no annotation, it is skipped", "annotate it"),
         Check("segment-id", "error", "a segment id stands twice, or is not 1 to 2^24 - 1", FIX + "without the segment"),

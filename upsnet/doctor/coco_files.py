@@ -14,7 +14,8 @@ import numpy.typing as npt
 from upsnet.categories import CategorySet
 from upsnet.doctor.checks import Problem
 from upsnet.io.annotation import Annotation, ImageFile, SegmentColumns, pack_segments, require_panoptic
-from upsnet.io.files import read_json
+from upsnet.io.files import name_fault, read_json
+from upsnet.io.panoptic_json import image_faults
 from upsnet.io.panoptic_png import MAX_ID
 
 ImageId = int | str
@@ -31,6 +32,8 @@ class CocoFiles:
         boxes: image id -> float32 [n, 4], (x, y, width, height) of each segment as the JSON says; NaN where it says
             nothing or nonsense.
         problems: what was found in the JSON.
+        png_names: of the annotations.
+        usable_categories: numbers of the rows of `categories` that can be used.
     """
 
     json_path: Path
@@ -41,6 +44,8 @@ class CocoFiles:
     annotations: dict[ImageId, Annotation] = field(default_factory=dict)
     boxes: dict[ImageId, npt.NDArray[np.float32]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    png_names: set[str] = field(default_factory=set)
+    usable_categories: set[int] = field(default_factory=set)
 
     @property
     def num_skipped(self) -> int:
@@ -69,8 +74,8 @@ def read_coco(json_path: Path, image_dir: Path, png_dir: Path | None = None) -> 
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder}: no such folder of {what} (for {json_path})")
     problems: list[Problem] = []
-    categories = _categories(document["categories"], json_path, problems)
-    files = CocoFiles(json_path, image_dir, png_dir, categories, problems=problems)
+    categories, usable = _categories(document["categories"], json_path, problems)
+    files = CocoFiles(json_path, image_dir, png_dir, categories, problems=problems, usable_categories=usable)
     _read_images(document["images"], files)
     for row in document["annotations"]:
         _read_annotation(row, files)
@@ -94,9 +99,10 @@ def _box(value: Any) -> list[float]:
     return [float("nan")] * 4
 
 
-def _categories(rows: list[Any], source: Path, problems: list[Problem]) -> CategorySet:
-    """The rows that can be used, the first of each id and name."""
+def _categories(rows: list[Any], source: Path, problems: list[Problem]) -> tuple[CategorySet, set[int]]:
+    """The rows that can be used, the first of each id and name, and their numbers."""
     usable: list[dict[str, Any]] = []
+    numbers: set[int] = set()
     for number, row in enumerate(rows):
         try:
             category = CategorySet.from_json([row], source="category")[0]
@@ -108,17 +114,16 @@ def _categories(rows: list[Any], source: Path, problems: list[Problem]) -> Categ
         problems += [Problem(f"category-{key}-twice", source.name, f"{getattr(category, key)!r}") for key in twice]
         if not twice:
             usable.append({**row, "id": category.id, "name": category.name})
-    return CategorySet.from_json(usable, source=str(source))
+            numbers.add(number)
+    return CategorySet.from_json(usable, source=str(source)), numbers
 
 
 def _read_images(rows: list[Any], files: CocoFiles) -> None:
-    kinds: dict[str, Any] = {"id": int | str, "file_name": str, "height": int, "width": int}
     for number, row in enumerate(rows):
         values = row if isinstance(row, dict) else {}
-        lacking = [key for key, kind in kinds.items() if not isinstance(values.get(key), kind)]
-        if lacking or not stays_inside(values["file_name"]):
+        if faults := image_faults(values):
             name = str(values.get("file_name", f"image {number}"))
-            files.problems.append(Problem("json-row", name, f"image lacks {', '.join(lacking) or 'a path inside'}"))
+            files.problems.append(Problem("json-row", name, f"image {'; '.join(faults)}"))
             continue
         if values["id"] in files.images:
             files.problems.append(Problem("image-id-twice", values["file_name"], f"id {values['id']}"))
@@ -131,7 +136,7 @@ def _read_annotation(row: Any, files: CocoFiles) -> None:
     if (
         not isinstance(key, int | str)
         or not isinstance(name, str)
-        or not stays_inside(name)
+        or name_fault(name) is not None
         or not isinstance(columns, SegmentColumns)
     ):
         text = "annotation lacks image_id, file_name or segments_info"
@@ -141,6 +146,9 @@ def _read_annotation(row: Any, files: CocoFiles) -> None:
     elif key in files.annotations:
         files.problems.append(Problem("annotation-twice", name, f"image_id {key}"))
     else:
+        if name in files.png_names:
+            files.problems.append(Problem("png-named-twice", name, f"image_id {key}"))
+        files.png_names.add(name)
         good = list(_good_ids(name, columns, files))
         channels = [files.categories.channels.get(columns.categories[at]) for at in good]
         boxes = np.array(values[BOXES], dtype=np.float32).reshape(-1, 4)[good]
@@ -159,12 +167,6 @@ def _good_ids(name: str, columns: SegmentColumns, files: CocoFiles) -> Iterator[
         if category not in files.categories.channels:
             files.problems.append(Problem("segment-category", name, f"segment {number}: category_id {category}"))
         yield at
-
-
-def stays_inside(name: str) -> bool:
-    """Whether a file name is a path below its folder."""
-    path = PurePosixPath(name)
-    return bool(name) and not path.is_absolute() and ".." not in path.parts
 
 
 def category_differences(expected: CategorySet, found: CategorySet) -> list[str]:
@@ -192,6 +194,7 @@ def unnamed_files(splits: dict[str, CocoFiles]) -> list[tuple[str, Problem]]:
         folder = files.png_dir.resolve()
         if folder in named:
             names = named.pop(folder)
-            there = (path.relative_to(files.png_dir).as_posix() for path in files.png_dir.rglob("*.png"))
-            found += [(split, Problem("file-unnamed", name)) for name in sorted(set(there) - names)]
+            there = (path.relative_to(files.png_dir) for path in files.png_dir.rglob("*.png"))
+            visible = {path.as_posix() for path in there if not any(part.startswith(".") for part in path.parts)}
+            found += [(split, Problem("file-unnamed", name)) for name in sorted(visible - names)]
     return found

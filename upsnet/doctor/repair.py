@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from upsnet.doctor.checks import CHECKS
-from upsnet.doctor.coco_files import CocoFiles, ImageId, pack_with_boxes
+from upsnet.doctor.coco_files import BOXES, CocoFiles, ImageId, pack_with_boxes
 from upsnet.doctor.diagnosis import Diagnosis, Split
 from upsnet.doctor.images import ImageFacts
 from upsnet.io.annotation import Annotation
-from upsnet.io.files import link_or_copy, read_json, write_json
+from upsnet.io.files import link_or_copy, png_names, read_json, remove_leftovers, temporary_folder, write_json
 from upsnet.io.images import open_image, save_upright
 from upsnet.io.panoptic_png import read_panoptic_png, write_panoptic_png
 from upsnet.ops.id_maps import rows_of_ids, segment_geometry
@@ -24,12 +26,14 @@ LOST = frozenset(
     ("picture-missing", "picture-unreadable", "png-missing", "png-unreadable", "png-lossy", "size-picture")
 )
 """Checks whose images are left out."""
+BROKEN_CATEGORIES = frozenset(("category-field", "category-id-twice", "category-name-twice"))
+"""Checks of categories whose segments have no sure class."""
 REDRAWN = frozenset(("id-not-in-json", "png-blended", "png-mode", "stuff-split", "stuff-crowd"))
 """Checks after which the PNG is written anew."""
 
 
 def repair(diagnosis: Diagnosis, folder: Path) -> list[str]:
-    """Writes `folder/SPLIT/*` and `folder/annotations/panoptic_SPLIT.json` with its PNGs.
+    """Writes `folder/SPLIT/*` and `folder/annotations/panoptic_SPLIT.json` with its PNGs, as a whole or not at all.
 
     Files that stay as they are become hard links where the file system allows, else copies. Of a segment's row the
     standard fields are written.
@@ -42,9 +46,42 @@ def repair(diagnosis: Diagnosis, folder: Path) -> list[str]:
         What was done and what is left to do, a line each.
 
     Raises:
-        FileExistsError, ValueError: the folder holds something, or a split has no files.
+        FileExistsError, ValueError: the folder holds something, a split has no files, or a category is wrong, so that
+            nobody knows what its segments are.
     """
     require_new(folder)
+    for split in diagnosis.splits:
+        _require_categories(split)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder.parent)
+    work = temporary_folder(folder.parent)
+    try:
+        lines = _write(diagnosis, work)
+        work.chmod(0o755)
+        if folder.exists():
+            folder.rmdir()  # it is empty
+        work.rename(folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    by_hand = [f for f in diagnosis.findings if f.check.level == "error" and "--fix" not in f.check.remedy]
+    return lines + [f"{f.split}: left to you: {f.check.name} ({f.check.remedy}): {f.count}" for f in by_hand]
+
+
+def _require_categories(split: Split) -> None:
+    """Raises ValueError if segments have a category whose row cannot be used: they would become void in the copy."""
+    problems = split.source.data.problems if isinstance(split.source.data, CocoFiles) else []
+    wrong = [problem for problem in problems if problem.check in BROKEN_CATEGORIES]
+    are_used = any(problem.check in ("segment-category", "category-id-twice") for problem in problems)
+    if wrong and are_used:
+        path = split.source.data.json_path  # type: ignore[union-attr]
+        raise ValueError(
+            f"--fix: {path}: 'categories' has wrong rows that segments may have, the first: {wrong[0].detail}; "
+            "correct them first: --fix would turn their segments into void"
+        )
+
+
+def _write(diagnosis: Diagnosis, folder: Path) -> list[str]:
+    """Writes all splits; gives what was done, a line each."""
     lines = []
     repeated = {
         first for first, second, kind in diagnosis.twins if kind == "equal" and first[0] != second[0]
@@ -55,8 +92,7 @@ def repair(diagnosis: Diagnosis, folder: Path) -> list[str]:
         left_out = {index for at, index in repeated if at == number}
         done = _Copy(split, split.source.data, folder, left_out).write()
         lines += [f"{split.name}: {text}: {count}" for text, count in done.items()]
-    by_hand = [f for f in diagnosis.findings if f.check.level == "error" and "--fix" not in f.check.remedy]
-    return lines + [f"{f.split}: left to you: {f.check.name} ({f.check.remedy}): {f.count}" for f in by_hand]
+    return lines
 
 
 def annotations_of(folder: Path, split: str) -> Path:
@@ -82,7 +118,11 @@ class _Copy:
     def write(self) -> Counter[str]:
         """Writes everything; gives what was done how often."""
         document = read_json(self.files.json_path, pack_with_boxes)
-        rows: dict[ImageId, dict[str, Any]] = {r["id"]: r for r in document["images"] if _is_known(r, self.files)}
+        rows: dict[ImageId, dict[str, Any]] = {
+            row["id"]: _without_packed(row) for row in document["images"] if _is_known(row, self.files)
+        }
+        names = [annotation.file_name for annotation in self.files.annotations.values()]
+        png_of = dict(zip(self.files.annotations, png_names(names), strict=True))
         images, annotations = [], []
         self._count_json_problems()
         for index, (image_id, annotation) in enumerate(self.files.annotations.items()):
@@ -93,7 +133,7 @@ class _Copy:
             elif facts.checks() & LOST:
                 self.done["image whose files are missing, damaged or do not fit, left out"] += 1
             else:
-                made = self._segments(facts, annotation)
+                made = self._segments(facts, annotation, png_of[image_id])
             if made is None:
                 continue
             segments, size = made
@@ -102,10 +142,15 @@ class _Copy:
                 self.done["size in the JSON corrected"] += 1
             self._place_picture(facts)
             images.append(row)
-            file_name = str(Path(annotation.file_name).with_suffix(".png"))
-            annotations.append({"image_id": image_id, "file_name": file_name, "segments_info": segments})
-        document.update(images=images, annotations=annotations)
-        write_json(self.json_path, document)
+            annotations.append({"image_id": image_id, "file_name": png_of[image_id], "segments_info": segments})
+        if not images:
+            raise ValueError(f"--fix: {self.split.name}: no image can be used, so there is nothing to copy")
+        kept = {
+            key: document[key] for key in ("info", "licenses") if key in document and not _holds_packed(document[key])
+        }
+        usable = self.files.usable_categories
+        categories = [_without_packed(row) for number, row in enumerate(document["categories"]) if number in usable]
+        write_json(self.json_path, {**kept, "images": images, "annotations": annotations, "categories": categories})
         return self.done
 
     def _count_json_problems(self) -> None:
@@ -117,11 +162,11 @@ class _Copy:
             self.done["image without annotation, left out"] += counts["image-without-annotation"]
 
     def _segments(
-        self, facts: ImageFacts, annotation: Annotation
+        self, facts: ImageFacts, annotation: Annotation, png_name: str
     ) -> tuple[list[dict[str, Any]], tuple[int, int]] | None:
         """Writes the PNG; the segments that are left and the size, None if the image must be left out."""
         source = self.files.png_dir / annotation.file_name
-        target = self.json_path.with_suffix("") / Path(annotation.file_name).with_suffix(".png")
+        target = self.json_path.with_suffix("") / png_name
         checks = facts.checks()
         if not checks & REDRAWN and not annotation.unknown and facts.measured is not None and facts.size is not None:
             link_or_copy(source, target)
@@ -194,6 +239,20 @@ def ids_of_other_kind(path: Path, known: Sequence[int] | npt.NDArray[np.int32]) 
     readings += [] if plain is None or plain.ndim != 2 else [plain]
     fitting = [ids for ids in readings if ids.any() and np.isin(np.unique(ids), known).all()]
     return fitting[0] if len(fitting) == 1 else None
+
+
+def _without_packed(row: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a row that are as in the file; a row that is no annotation has no use for the others."""
+    return {key: value for key, value in row.items() if not _holds_packed(value) and key != BOXES}
+
+
+def _holds_packed(value: Any) -> bool:
+    """Whether a value of the JSON holds columns in the place of `segments_info`."""
+    if isinstance(value, dict):
+        return any(_holds_packed(inner) for inner in value.values())
+    if isinstance(value, list):
+        return any(_holds_packed(inner) for inner in value)
+    return isinstance(value, tuple | array)
 
 
 def _is_known(row: Any, files: CocoFiles) -> bool:

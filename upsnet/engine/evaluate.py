@@ -15,12 +15,13 @@ from tqdm import tqdm
 from upsnet.categories import CategorySet
 from upsnet.config import Config
 from upsnet.data.loader import InferenceInput, PanopticDataset, test_loader
+from upsnet.data.reading import FileDataset
 from upsnet.data.targets import semantic_truth
 from upsnet.engine import distributed
 from upsnet.engine.signals import StopRequestedError, StopSignals
 from upsnet.inference.drawing import comparison, grid
 from upsnet.inference.predictor import PanopticPredictor
-from upsnet.io.files import write_json
+from upsnet.io.files import remove_leftovers, write_json
 from upsnet.io.predictions import PanopticWriter, prediction_rows, to_prediction
 from upsnet.metrics.image_pair import ImagePair
 from upsnet.metrics.instance_ap import InstanceAP, encode_window
@@ -140,7 +141,11 @@ def evaluate(
     """
     with_ap = config.evaluate.instance is not False if with_ap is None else with_ap
     meters = _Meters.of(model.tasks, dataset.categories, with_ap=with_ap, boundary=boundary)
-    writer = PanopticWriter(predictions, dataset.categories) if predictions else None
+    writer = None
+    if predictions:
+        remove_leftovers(predictions.parent)
+        names = [dataset.file_name(i) for i in range(len(dataset))] if isinstance(dataset, FileDataset) else []
+        writer = PanopticWriter(predictions, dataset.categories, names)
     rank, world_size = distributed.rank(), distributed.world_size()
     loader = test_loader(
         dataset,

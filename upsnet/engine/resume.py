@@ -15,7 +15,7 @@ from upsnet.config import CocoConfig, Config, DataConfig
 from upsnet.config.migrate import UnknownFormatError
 from upsnet.data.loader import PanopticDataset, data_root
 from upsnet.engine import distributed
-from upsnet.io.files import sync_folder
+from upsnet.io.files import remove_leftovers, sync_folder
 from upsnet.models.checkpoint import Checkpoint, TrainingState, load_checkpoint, save_checkpoint
 
 FREE_TO_CHANGE = frozenset(
@@ -32,6 +32,10 @@ FREE_TO_CHANGE = frozenset(
     }
 )
 """Keys of the config that a resumed run may have otherwise."""
+
+
+NEXT, PROBE = ".next.pt", ".probe.pt"
+"""Files that exist while checkpoints are written, and before the first."""
 
 
 class CheckpointFiles:
@@ -92,7 +96,7 @@ class CheckpointFiles:
 
     def save(self, checkpoint: Checkpoint, iteration: int) -> None:
         """Writes a new `last.pt`; at every moment there is a whole one, under this or an older name."""
-        fresh = self.folder / ".next.pt"
+        fresh = self.folder / NEXT
         save_checkpoint(fresh, checkpoint)
         if self.keep > 1 and self.iteration not in (None, iteration):
             self.last.replace(self.folder / f"last-{self.iteration:08d}.pt")
@@ -114,15 +118,15 @@ class CheckpointFiles:
         remedy = "expected a folder that holds the checkpoints; free some space, or choose another --output"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for kind in ("*.pt", "metrics.*.json*", "config.*.yaml", "comparison.*.jpg", "profile.*.gz"):
-                for left in self.folder.glob("." + kind):
-                    left.unlink()
+            remove_leftovers(self.folder)
+            for name in (NEXT, PROBE):
+                (self.folder / name).unlink(missing_ok=True)
             held = sum(path.stat().st_size for path in self.folder.glob("*.pt"))
             needed = (self.keep + 1) * (weights + training) + 2 * weights - held  # one more of each while it is written
             free = shutil.disk_usage(self.folder).free
             if free < needed:
                 raise OSError(f"{self.folder}: {needed / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free; {remedy}")
-            _write_once(self.folder / ".probe.pt", weights + training)  # a quota or a limit may allow less than is free
+            _write_once(self.folder / PROBE, weights + training)  # a quota or a limit may allow less than is free
         except OSError as error:
             if error.errno is None:
                 raise

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -35,6 +36,7 @@ from upsnet.engine.resume import (
     require_common_start,
     require_same,
 )
+from upsnet.engine.run_lock import lock_folder
 from upsnet.engine.signals import StopRequestedError, StopSignals
 from upsnet.io.files import atomic_path, write_json
 from upsnet.io.images import write_image
@@ -95,7 +97,7 @@ def train(
         FloatingPointError: a loss or a gradient is not finite.
         MemoryError: a step does not fit into the memory of the GPU.
     """
-    with distributed.process_group() as device:
+    with distributed.process_group() as device, _locked(Path(output)):
         resume = resume or distributed.restarts_by_itself()
         start = None if init is None else Path(init)
         trainer = Trainer(config, Path(output), device, resume=resume, init=start, profile=profile)
@@ -109,6 +111,20 @@ def train(
             for line in trainer.summary(metrics):
                 tell(line)
         return TrainingResult(metrics, trainer.stopped)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Holds the lock of the run's folder in the first process; an error ends all processes."""
+    with ExitStack() as stack:
+        failure = None
+        if distributed.rank() == 0:
+            try:
+                stack.enter_context(lock_folder(folder))
+            except OSError as error:
+                failure = error
+        distributed.agree(failure=failure)
+        yield
 
 
 def can_record(config: TrainConfig, device: torch.device) -> bool:

@@ -16,6 +16,7 @@ from torch.export.passes import move_to_device_pass
 from upsnet.categories import CategorySet
 from upsnet.config.migrate import UnknownFormatError, require_known_format
 from upsnet.data.loader import InferenceInput
+from upsnet.export.archive import require_harmless, require_plain_names
 from upsnet.models import build  # noqa: F401 - registers the operators that a .pt2 calls
 from upsnet.models.checkpoint import read_description
 from upsnet.models.file_format import require_fields
@@ -85,13 +86,16 @@ class ExportedModel:
 
 
 def load_graph(
-    path: Path, device: torch.device | str | None = None
+    path: Path, device: torch.device | str | None = None, *, trust: bool = False
 ) -> tuple[ExportedModel, CategorySet, InferenceInput]:
     """Loads an exported graph: the model, its classes and its preprocessing.
+
+    An `.onnx` runs no code from the file. A `.pt2` can, so load only those of people you trust (SECURITY.md).
 
     Args:
         path: `.pt2` or `.onnx`.
         device: by default the one it was compiled for, else the GPU if there is one that the file can use.
+        trust: also load a compiled `.pt2`, which is machine code.
 
     Predictions are those of the checkpoint at the same padding: a file of fixed size pads (or shrinks) pictures to it,
     and a `.pt2` for any size pads those of less than two blocks a side, which may choose other proposals.
@@ -103,11 +107,14 @@ def load_graph(
         raise FileNotFoundError(f"{path}: no such exported model")
     wanted = None if device is None else usable_device(device)
     try:
-        run, text, used = (_load_onnx if path.suffix == ".onnx" else _load_pt2)(path, wanted)
+        if path.suffix == ".onnx":
+            run, text, used = _load_onnx(path, wanted)
+        else:
+            run, text, used = _load_pt2(path, wanted, trust=trust)
         metadata = json.loads(text)
     except ImportError as error:
         raise ValueError(f"{path}: needs the package {error.name}, expected pip install 'upsnet[onnx]'") from None
-    except UnknownFormatError:
+    except (UnknownFormatError, UntrustedFileError):
         raise
     except Exception as error:  # the loaders raise many kinds; all mean that the file is not such a graph
         reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -149,6 +156,7 @@ def is_compiled(path: Path) -> bool:
 def _pt2_description(path: Path) -> str:
     """The description in a `.pt2`, read without loading its graph or its code."""
     with zipfile.ZipFile(path) as file:
+        require_plain_names(file)
         for name in file.namelist():
             if name.endswith(f"/extra/{METADATA}"):
                 return file.read(name).decode()
@@ -162,10 +170,19 @@ def _nothing(*_: Tensor) -> dict[str, Tensor]:
     return {}
 
 
-def _load_pt2(path: Path, device: torch.device | None) -> Loaded:
+class UntrustedFileError(ValueError):
+    """A file is machine code, and nobody said that it may run."""
+
+
+def _load_pt2(path: Path, device: torch.device | None, *, trust: bool) -> Loaded:
     text = _pt2_description(path)
     require_known_format(json.loads(text).get("format", 1), source=str(path))  # newer graphs may call unknown operators
     if is_compiled(path):
+        if not trust:
+            raise UntrustedFileError(
+                f"{path}: a compiled .pt2 is machine code; if you trust the people who made it, load it with --trust "
+                "(trust=True)"
+            )
         used = torch.device(json.loads(text)["compiled_for"])
         if device is not None and device.type != used.type:
             return _nothing, text, used
@@ -173,6 +190,7 @@ def _load_pt2(path: Path, device: torch.device | None) -> Loaded:
             used = device
         index = -1 if used.index is None else used.index
         return torch._inductor.aoti_load_package(str(path), device_index=index), text, used
+    require_harmless(path)
     program = torch.export.load(path)
     used = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return move_to_device_pass(program, used).module(), text, used

@@ -177,7 +177,9 @@ def _trace(
     model.to(memory_format=torch.channels_last)
     deployed = DeployedModel(model, checkpoint.categories).eval()
     with torch.no_grad(), exporting():
-        return torch.export.export(deployed, inputs, dynamic_shapes=shapes)
+        program = torch.export.export(deployed, inputs, dynamic_shapes=shapes)
+    program.example_inputs = None  # a file would hold them as a pickle
+    return program
 
 
 def _compile(program: ExportedProgram, path: Path, metadata: dict[str, Any], device: torch.device) -> None:

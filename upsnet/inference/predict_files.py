@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from upsnet.inference.drawing import overlay
 from upsnet.inference.predictor import PanopticPredictor
-from upsnet.io.files import atomic_path, write_json
+from upsnet.io.files import atomic_path, remove_leftovers, write_json
 from upsnet.io.images import read_image, write_image
 from upsnet.io.panoptic_png import write_panoptic_png
 from upsnet.io.predictions import prediction_rows
@@ -32,14 +32,15 @@ def predict_images(predictor: PanopticPredictor, images: list[Path], output: Pat
     Returns:
         One line for each image that cannot be read.
     """
+    remove_leftovers(output)
     failures: list[str] = []
     for path in tqdm(images, desc="predict", disable=len(images) == 1):
         try:
             image = read_image(path, apply_exif=True)
+            prediction = predictor(image)
         except (OSError, ValueError) as error:
-            failures.append(str(error))
+            failures.append(str(error) if str(path) in str(error) else f"{path}: {error}")
             continue
-        prediction = predictor(image)
         write_prediction(prediction, output / f"{path.stem}.png", path.name)
         write_image(output / f"{path.stem}_overlay.jpg", overlay(image, prediction, predictor.categories))
     return failures

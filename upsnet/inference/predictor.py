@@ -70,20 +70,28 @@ class PanopticPredictor:
 
     @classmethod
     def from_checkpoint(
-        cls, path: str | Path, device: torch.device | str | None = None, *, cuda_graph: bool = False
+        cls,
+        path: str | Path,
+        device: torch.device | str | None = None,
+        *,
+        cuda_graph: bool = False,
+        trust: bool = False,
     ) -> PanopticPredictor:
-        """Loads a checkpoint.
+        """Loads a checkpoint or an exported graph.
+
+        Checkpoints and `.onnx` files run no code. A `.pt2` can: load only those of people you trust.
 
         Args:
             path: `model.pt` of a run, an exported checkpoint, or an exported graph (`.pt2`, `.onnx`).
             device: by default the GPU if there is one (and the file can use it).
             cuda_graph: see the class.
+            trust: also load a compiled `.pt2`, which is machine code.
 
         Raises:
             FileNotFoundError, ValueError: no such file, not a checkpoint, or not for this device.
         """
         if Path(path).suffix in (".pt2", ".onnx"):
-            model, categories, make_input = load_graph(Path(path), device)
+            model, categories, make_input = load_graph(Path(path), device, trust=trust)
             return cls(model, categories, make_input, model.device, cuda_graph=cuda_graph)
         return cls.of(load_checkpoint(Path(path)), device, cuda_graph=cuda_graph)
 

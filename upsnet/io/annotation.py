@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from upsnet.text import shown
+
 ODD_AREA = -2
 
 
@@ -53,6 +55,21 @@ class SegmentColumns(NamedTuple):
     def take(self, kept: list[int]) -> SegmentColumns:
         """Some of the rows."""
         return SegmentColumns(*([column[i] for i in kept] if len(column) else () for column in self))
+
+
+def crowd_flag(value: Any) -> bool:
+    """The meaning of `iscrowd`: null is no crowd; 0 and 1 may be written as text or as a fraction (`1.0`).
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if value is None:
+        return False
+    if isinstance(value, int | float) and value in (0, 1):
+        return bool(value)
+    if value in ("0", "1"):
+        return bool(value == "1")
+    raise ValueError(f"iscrowd {shown(value)}, expected 0 or 1")
 
 
 def require_panoptic(path: Path, rows: Any) -> None:

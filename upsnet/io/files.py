@@ -8,12 +8,17 @@ import os
 import platform
 import re
 import shutil
+import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeVar
+
+from upsnet.text import shown
 
 Result = TypeVar("Result")
 
@@ -26,6 +31,8 @@ TRANSIENT = frozenset(
 RETRY_SECONDS = (0.1, 0.5, 2.0)
 MAX_NAME_BYTES = 255
 """Most file systems take no longer name."""
+PLAIN_NAME = re.compile(r"(?:[\w-][\w. -]*/)*[\w-][\w. -]*", re.ASCII)
+"""Most names: nothing can be wrong with them but their length."""
 DEVICE_NAMES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
 """Names that Windows gives to devices, in every folder."""
 TEMPORARY = re.compile(r"\..*\.upsnet-(?P<host>\w+)-(?P<pid>\d+)-\w+(\.\w+)?")
@@ -50,7 +57,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         folder = Path(tempfile.gettempdir()) if is_special else target.parent
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = _temporary_file(folder, target)
+        temporary = _temporary_file(folder, target, path.suffix[:16])
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
@@ -71,8 +78,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def _temporary_file(folder: Path, target: Path) -> Path:
-    handle, name = tempfile.mkstemp(dir=folder, prefix=_temporary_prefix(target.stem), suffix=target.suffix[:16])
+def _temporary_file(folder: Path, target: Path, suffix: str) -> Path:
+    handle, name = tempfile.mkstemp(dir=folder, prefix=_temporary_prefix(target.stem), suffix=suffix)
     os.close(handle)
     return Path(name)
 
@@ -156,6 +163,8 @@ def require_inside(name: str, *, source: str) -> None:
 
 def name_fault(name: str) -> str | None:
     """What is wrong with a file name, see `require_inside`; None if nothing is."""
+    if PLAIN_NAME.fullmatch(name) and len(name) <= MAX_NAME_BYTES and os.name != "nt":
+        return None
     path = PurePosixPath(name)
     if not path.parts or name.endswith("/"):
         return "is empty"
@@ -165,7 +174,7 @@ def name_fault(name: str) -> str | None:
         return "leaves its folder"
     if any(ord(character) < 32 for character in name):
         return "has control characters"
-    if any(DEVICE_NAMES.fullmatch(part) for part in path.parts):
+    if os.name == "nt" and any(DEVICE_NAMES.fullmatch(part) for part in path.parts):
         return "names a device"
     try:
         if max(len(part.encode()) for part in path.parts) > MAX_NAME_BYTES:
@@ -175,10 +184,36 @@ def name_fault(name: str) -> str | None:
     return None
 
 
-def shown(value: Any, length: int = 60) -> str:
-    """A value as errors show it: its `repr`, cut in the middle if it is long."""
-    text = repr(value) if not isinstance(value, str) or len(value) < 10 * length else repr(value[: 10 * length])
-    return text if len(text) <= length else f"{text[: length - 20]} ... {text[-15:]}"
+def list_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    """Lists the files of a folder that end in one of `suffixes` (lower case), sorted by name, without hidden files.
+
+    Programs leave hidden files and folders behind: `._photo.jpg` (macOS), `.ipynb_checkpoints`.
+    """
+    return sorted(path for path in list_visible(folder) if path.suffix.lower() in suffixes and not path.is_dir())
+
+
+def list_visible(folder: Path) -> list[Path]:
+    """Lists the files and folders in a folder, sorted by name, without hidden ones."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def png_names(file_names: Sequence[str]) -> list[str]:
+    """A PNG name of its own for each file: the name with the suffix `.png`, unless two differ only in suffix or case.
+
+    Args:
+        file_names: relative paths. All files of a data set, so that every process gets the same names.
+    """
+    stems = [str(PurePosixPath(name).with_suffix("")) for name in file_names]
+    times = Counter(stem.casefold() for stem in stems)
+    used: set[str] = set()
+    names = []
+    for name, stem in zip(file_names, stems, strict=True):
+        base = stem if times[stem.casefold()] == 1 else name
+        numbered = (f"{base}.png" if number == 1 else f"{base}-{number}.png" for number in count(1))
+        chosen = next(candidate for candidate in numbered if candidate.casefold() not in used)
+        used.add(chosen.casefold())
+        names.append(chosen)
+    return names
 
 
 def sync_folder(folder: Path) -> None:
@@ -197,10 +232,17 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=1) + "\n")
 
 
-def read_bytes(path: Path) -> bytes:
-    """Reads a file as a whole, with retries (`retry`)."""
+def read_bytes(path: Path, *, only_regular: bool = False) -> bytes:
+    """Reads a file as a whole, with retries (`retry`).
+
+    Args:
+        path: the file.
+        only_regular: refuse devices and FIFOs, which may have no end.
+    """
 
     def read() -> bytes:
+        if only_regular and not stat.S_ISREG(path.stat().st_mode):
+            raise OSError(errno.EINVAL, "no regular file", str(path))
         with path.open("rb", buffering=0) as file:
             return file.readall()
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from upsnet.io.files import atomic_path, read_bytes
+from upsnet.io.files import atomic_path, list_files, read_bytes
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 """Formats that are read. Pillow knows others; for PostScript it starts Ghostscript, which runs code from the file."""
@@ -66,7 +66,7 @@ def open_image(
     try:
         if isinstance(source, Path | str):
             path = Path(source)
-            file: Path | BinaryIO = path if header_only else io.BytesIO(read_bytes(path))
+            file: Path | BinaryIO = path if header_only else io.BytesIO(read_bytes(path, only_regular=True))
         else:
             file = source
         with Image.open(file, formats=formats) as image:
@@ -150,6 +150,9 @@ def exif_orientation(image: Image.Image) -> int:
     """
     if image.format == "TIFF":
         return 1
+    if image.format == "PNG":
+        # EXIF may come after the pixels, so Pillow decodes them; the error of a damaged file must not get lost below.
+        image.load()
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
         return int(value) if value in range(1, 9) else 1
@@ -196,7 +199,7 @@ def list_images(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder, expected a folder of images")
-    images = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+    images = list_files(folder, IMAGE_SUFFIXES)
     if not images:
         raise FileNotFoundError(
             f"{folder}: contains no image, expected files that end in {', '.join(sorted(IMAGE_SUFFIXES))}"

@@ -10,10 +10,15 @@ import numpy.typing as npt
 
 from upsnet.categories import CategorySet
 from upsnet.io.annotation import Annotation, ImageFile, SegmentColumns, pack_segments, require_panoptic
-from upsnet.io.files import read_json
+from upsnet.io.files import name_fault, read_json
 from upsnet.io.packed import Annotations, ImageFiles
 from upsnet.io.panoptic_png import MAX_ID, read_panoptic_png
 from upsnet.ops.id_maps import rows_of_ids
+from upsnet.text import shown
+
+MAX_SIDE = 1_000_000
+"""Pixels a side of an image at most."""
+IMAGE_FIELDS: dict[str, Any] = {"id": int | str, "file_name": str, "height": int, "width": int}
 
 
 def image_files(path: Path, rows: Any) -> ImageFiles:
@@ -23,16 +28,34 @@ def image_files(path: Path, rows: Any) -> ImageFiles:
         ValueError: it is no list of objects, an object lacks a field, or an id stands twice.
     """
     _require_rows(path, "images", rows)
-    kinds: dict[str, Any] = {"id": int | str, "file_name": str, "height": int, "width": int}
     images = ImageFiles()
     for row in rows:
-        lacking = [key for key, kind in kinds.items() if not isinstance(row.get(key), kind)]
-        if lacking:
-            raise ValueError(f"{path}: image {row.get('file_name', row.get('id'))!r} lacks {', '.join(lacking)}")
+        if faults := image_faults(row):
+            name = shown(row.get("file_name", row.get("id")))
+            raise ValueError(f"{path}: image {name} {'; '.join(faults)}")
         if row["id"] in images:
-            raise ValueError(f"{path}: image id {row['id']} stands twice in 'images', expected once")
+            raise ValueError(f"{path}: image id {shown(row['id'])} appears twice in 'images', expected once")
         images.append(row["id"], ImageFile(row["file_name"], row["height"], row["width"]))
     return images
+
+
+def image_faults(row: dict[str, Any]) -> list[str]:
+    """What is wrong with a row of `images`; nothing for a row that can be used."""
+    faults = []
+    for key, kind in IMAGE_FIELDS.items():
+        value = row.get(key)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            expected = {int: "a whole number", str: "a text"}.get(kind, "a number or a text")
+            faults.append(f"lacks {key}" if value is None else f"{key} is {shown(value)}, expected {expected}")
+    if faults:
+        return faults
+    if not all(0 < row[key] <= MAX_SIDE for key in ("height", "width")):
+        faults.append(f"has size {shown(row['height'])} x {shown(row['width'])}, expected 1 to {MAX_SIDE} a side")
+    if isinstance(row["id"], int) and abs(row["id"]) >= 2**63:
+        faults.append(f"id {shown(row['id'])}, expected a number of 64 bits")
+    if (fault := name_fault(row["file_name"])) is not None:
+        faults.append(f"has a file name that {fault}, expected a relative path below its folder")
+    return faults
 
 
 def _require_rows(path: Path, key: str, rows: Any) -> None:
@@ -69,6 +92,7 @@ class PanopticJson:
     ) -> None:
         self.path = path
         self._problems = problems
+        self._png_names: set[str] = set()
         self.png_dir = png_dir or path.with_suffix("")
         document = read_json(path, pack_segments)
         needed = {"annotations": True, "images": images is None, "categories": categories is None}
@@ -99,22 +123,31 @@ class PanopticJson:
         name = row.get("file_name", row.get("image_id"))
         is_named = isinstance(row.get("file_name"), str)
         if _key(row) not in self.images or not is_named or "segments_info" not in row:
-            self._fault(f"annotation {name!r} needs file_name, segments_info and an image_id of 'images'")
+            self._fault(f"annotation {shown(name)} needs file_name, segments_info and an image_id of 'images'")
+            return None
+        if (fault := name_fault(row["file_name"])) is not None:
+            self._fault(f"annotation {shown(name)}: the file name {fault}, expected a relative path below its folder")
             return None
         if row["image_id"] in self.annotations:
             self._fault(f"image {row['image_id']} has two annotations, expected one")
             return None
+        if row["file_name"] in self._png_names:
+            self._fault(f"PNG {shown(name)} belongs to two annotations, expected one PNG for each image")
+            return None
+        self._png_names.add(row["file_name"])
         columns: SegmentColumns = row["segments_info"]
         channels = self.categories.channels
         seen, kept = {0}, []
         for at, (number, category) in enumerate(zip(columns.ids, columns.categories, strict=True)):
             if category not in channels:
                 self._fault(
-                    f"segment {number} of {name!r} has category_id {category}, not among the {len(channels)} categories"
+                    f"segment {shown(number)} of {shown(name)} has category_id {shown(category)}, not among the "
+                    f"{len(channels)} categories"
                 )
             if not isinstance(number, int) or number in seen or not 0 < number <= MAX_ID:
                 self._fault(
-                    f"segment id {number} of {name!r} is missing, stands twice, or is not 1 to {MAX_ID} (0 is void)"
+                    f"segment id {shown(number)} of {shown(name)} is missing, appears twice, or is not 1 to {MAX_ID} "
+                    "(0 is void)"
                 )
                 continue
             seen.add(number)

@@ -59,7 +59,7 @@ def read_panoptic_png(path: Path | str, buffer: npt.NDArray[np.int32] | None = N
         FileNotFoundError, ValueError: missing, unreadable, or not an RGB image; the message names the file.
     """
     try:
-        data = read_bytes(Path(path))
+        data = read_bytes(Path(path), only_regular=True)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such panoptic PNG") from None
     except OSError as error:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from upsnet.categories import CategorySet
-from upsnet.io.files import write_json
+from upsnet.io.files import png_names, require_inside, write_json
 from upsnet.io.images import write_image
 from upsnet.io.panoptic_png import write_panoptic_png
 from upsnet.ops.id_maps import segment_geometry
@@ -96,11 +97,22 @@ class PanopticWriter:
     Args:
         json_path: the JSON to write; the PNGs go into the folder of the same name without `.json`.
         categories: the classes.
+        file_names: of all images of the data set, so that every image has a PNG of its own whichever process writes it
+            (`io.files.png_names`); by default each PNG is named after its image.
+
+    Raises:
+        ValueError: a name leaves its folder, or two images have one name.
     """
 
-    def __init__(self, json_path: Path, categories: CategorySet) -> None:
+    def __init__(self, json_path: Path, categories: CategorySet, file_names: Sequence[str] = ()) -> None:
         self.json_path = json_path
         self.categories = categories
+        for name in file_names:
+            require_inside(name, source="the data set")
+        if len(set(file_names)) < len(file_names):
+            twice = next(name for name, times in Counter(file_names).items() if times > 1)
+            raise ValueError(f"{twice}: names two images of the data set, expected a file for each")
+        self.png_of = dict(zip(file_names, png_names(file_names), strict=True))
         self.png_names: set[str] = set()
         self.images: list[dict[str, Any]] = []
         self.annotations: list[dict[str, Any]] = []
@@ -112,13 +124,14 @@ class PanopticWriter:
 
         Args:
             image_id: as in the data set.
-            file_name: of the picture; the PNG takes its path with the suffix `.png`.
+            file_name: of the image.
             segment_ids: int32 [H, W], 0 = void.
             rows: `segments_info` rows, as `prediction_rows` makes them.
         """
-        png_name = str(Path(file_name).with_suffix(".png"))
-        if Path(png_name).is_absolute() or ".." in Path(png_name).parts or png_name in self.png_names:
-            raise ValueError(f"{file_name}: cannot name a prediction, expected a relative path and a stem of its own")
+        require_inside(file_name, source="the data set")
+        png_name = self.png_of.get(file_name) or str(PurePosixPath(file_name).with_suffix(".png"))
+        if png_name in self.png_names:
+            raise ValueError(f"{file_name}: another image has this name but for the suffix; rename one")
         self.png_names.add(png_name)
         write_panoptic_png(self.json_path.with_suffix("") / png_name, segment_ids)
         height, width = segment_ids.shape

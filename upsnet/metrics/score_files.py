@@ -120,7 +120,7 @@ def score_files(
     image_report = report(truth.categories) if report is not None else None
     scores = FileScores(
         PanopticQuality(truth.categories, boundary=boundary),
-        InstanceAP(truth.categories, instances) if with_ap else None,
+        InstanceAP(truth.categories, instances, _sizes(truth)) if with_ap else None,
         problems,
         image_report,
     )
@@ -152,6 +152,12 @@ class _Pairs(Dataset[PairResult]):
 
     def __getitem__(self, index: int) -> PairResult:
         return self.scorer(self.image_ids[index])
+
+
+def _sizes(truth: PanopticJson) -> dict[int | str, tuple[int, int]]:
+    """(H, W) of every annotated image, by its id."""
+    images = truth.images
+    return {key: images.size_at(images.position(key)) for key in truth.annotations}
 
 
 def _missing(truth: PanopticJson, predicted: PanopticJson) -> list[str]:

@@ -22,7 +22,7 @@ from upsnet.config.migrate import require_known_format
 from upsnet.io.files import atomic_path, sync_folder
 from upsnet.models.base import PanopticModel
 from upsnet.models.build import build_model
-from upsnet.models.file_format import format_number, format_text, migrated_weights, require_fields
+from upsnet.models.file_format import format_number, format_text, migrated_weights, require_fields, require_finite
 
 
 class TrainingState(TypedDict):
@@ -124,6 +124,7 @@ def load_checkpoint(path: Path, overrides: Sequence[str] = ()) -> Checkpoint:
     config, categories = read_description(values, number, source=str(path))
     config = parse_config(config.dump(), overrides, source=str(path)) if overrides else config
     weights = migrated_weights(values, source=str(path))
+    require_finite(weights, source=str(path))
     require_fields(values, {"metrics": (dict, NoneType), "training": (dict, NoneType)}, source=str(path))
     return Checkpoint(config, categories, weights, values["metrics"], values["training"])
 

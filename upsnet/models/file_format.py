@@ -67,6 +67,20 @@ def migrated_weights(values: dict[str, Any], *, source: str) -> Weights:
     return weights
 
 
+def require_finite(weights: Mapping[str, Tensor], *, source: str) -> None:
+    """Checks that weights are numbers.
+
+    Raises:
+        ValueError: one is infinite or not a number; the message names the first such parameter.
+    """
+    for name, value in weights.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise ValueError(
+                f"{source}: weight {name} has {int((~value.isfinite()).sum())} values that are not finite; the "
+                "training diverged, or the file is damaged: use an earlier checkpoint"
+            )
+
+
 def require_fields(values: Any, kinds: Mapping[str, type | tuple[type, ...]], *, source: str) -> None:
     """Checks that a file holds what it should.
 

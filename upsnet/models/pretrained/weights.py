@@ -19,7 +19,7 @@ from torchvision.models import get_model_weights
 
 from upsnet.categories import CategorySet
 from upsnet.models.backbone import ResNet
-from upsnet.models.file_format import migrated_weights
+from upsnet.models.file_format import migrated_weights, require_finite
 from upsnet.models.pretrained.array_pickle import load_arrays
 from upsnet.models.pretrained.formats import RESNET, TRANSLATORS, Names, Weights, class_names
 
@@ -68,16 +68,14 @@ def read_weights(path: str | Path) -> Weights:
     values = _read_torch(path) if path.suffix != ".pkl" or zipfile.is_zipfile(path) else load_arrays(path)
     if isinstance(values, dict) and "categories" in values and "weights" in values:
         categories = CategorySet.from_json(values["categories"], source=str(path))
-        return Weights(
-            "checkpoint of this project",
-            migrated_weights(values, source=str(path)),
-            class_names(categories),
-            class_names(categories, things=True),
-        )
+        own = migrated_weights(values, source=str(path))
+        require_finite(own, source=str(path))
+        return Weights("checkpoint of this project", own, class_names(categories), class_names(categories, things=True))
     for key in ("model", "state_dict"):
         if isinstance(values, dict) and isinstance(values.get(key), Mapping):
             values = values[key]
     tensors = _tensors(values, path)
+    require_finite(tensors, source=str(path))
     for marker, translate in TRANSLATORS.items():
         if marker in tensors:
             try:

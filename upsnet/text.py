@@ -1,0 +1,63 @@
+"""Text from people: YAML, and how errors show values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+MAX_VALUES = 100_000
+"""Values of a file at most, with each value of an alias counted wherever it is used: aliases of aliases grow without
+end."""
+LENGTH = 60
+"""Characters of a value that an error shows."""
+
+
+def shown(value: Any) -> str:
+    """The `repr` of a value in one line, cut in the middle if it is long."""
+    if isinstance(value, str | bytes) and len(value) > 4 * LENGTH:
+        value = value[: 4 * LENGTH]
+    elif isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**100:
+        return "a number of more than 100 digits"  # `repr` of a huge number takes long, or fails
+    elif isinstance(value, list | dict | tuple | set) and len(value) > LENGTH:
+        return f"a {type(value).__name__} of {len(value)} values"
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):
+        return f"a {type(value).__name__}"
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= LENGTH else f"{text[: LENGTH - 20]} ... {text[-15:]}"
+
+
+def parse_yaml(text: str, *, source: str) -> Any:
+    """Parses YAML of plain values.
+
+    Args:
+        text: the document.
+        source: the file or the override, for errors.
+
+    Raises:
+        ValueError: no valid YAML, nested too deeply, or too many values.
+    """
+    try:
+        value = yaml.safe_load(text)
+    except RecursionError:
+        raise ValueError(f"{source}: not valid YAML (nested too deeply)") from None
+    except Exception as error:  # the constructors of tags raise errors of many kinds
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(f"{source}: not valid YAML ({reason})") from None
+    _require_few_values(value, source)
+    return value
+
+
+def _require_few_values(value: Any, source: str) -> None:
+    count, left = 0, [value]
+    while left:
+        count += 1
+        if count > MAX_VALUES:
+            raise ValueError(f"{source}: more than {MAX_VALUES} values, expected a config; look for aliases (*name)")
+        found = left.pop()
+        if isinstance(found, dict):
+            left.extend(found.values())
+        elif isinstance(found, list | tuple | set):
+            left.extend(found)
