@@ -10,7 +10,9 @@ in both.
 
 Cases: `train_r50`, a step of `coco_r50` on 2 x 320x480; `train_r18`, a step of `shapes_r18` on 8 x 128x128; `head`, the
 panoptic head at 800x1333 with 133 classes and 50 instances; `data`, 16 COCO-like pairs of 480x640 at 800/1333 in
-batches of two; `predict`, an image of 480x640 through `PanopticPredictor` with `coco_r50` at a shorter side of 320.
+batches of two; `read`, the same pairs without augmentation; `json`, a COCO-panoptic JSON of 4,000 images with 15
+segments each, opened as a data set; `predict`, an image of 480x640 through `PanopticPredictor` with `coco_r50` at a
+shorter side of 320.
 """
 
 from __future__ import annotations
@@ -30,8 +32,8 @@ from pathlib import Path
 from typing import IO, Any
 
 ROOT = Path(__file__).parents[1]
-CASES = ("train_r50", "train_r18", "head", "data", "predict")
-REPEATS = {"train_r50": 1, "train_r18": 4, "head": 4, "data": 4, "predict": 2}
+CASES = ("train_r50", "train_r18", "head", "data", "read", "json", "predict")
+REPEATS = {"train_r50": 1, "train_r18": 4, "head": 4, "data": 4, "read": 4, "json": 1, "predict": 2}
 """Calls of the case in one measurement."""
 PAIRS = 5
 OVERRIDES = ("model.backbone.weights=null", "model.instance.mask_slots=32")
@@ -121,7 +123,9 @@ def run_worker(case: str) -> None:
     assert str(upsnet.__file__).startswith(os.environ["UPSNET_TREE"]), upsnet.__file__
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    run = {"head": _head, "data": _data, "predict": _predict}.get(case, lambda: _train(case))()
+    run = {"head": _head, "data": _data, "read": _read, "json": _json, "predict": _predict}.get(
+        case, lambda: _train(case)
+    )()
     for _ in sys.stdin:
         start = time.process_time()
         for _ in range(REPEATS[case]):
@@ -214,6 +218,31 @@ def _data() -> Callable[[], None]:
     return run
 
 
+def _open(name: str) -> Any:
+    from upsnet.data.loader import open_train_dataset
+
+    source = f"{{format: coco, image_dir: images, annotation_file: {name}.json}}"
+    config = _config("coco_r50", *OVERRIDES, f"data.train={source}", "data.num_workers=0", "data.categories=null")
+    return open_train_dataset(config.data)
+
+
+def _read() -> Callable[[], None]:
+    dataset = _open("panoptic")
+
+    def run() -> None:
+        for index in range(len(dataset)):
+            _ = dataset[index]
+
+    return run
+
+
+def _json() -> Callable[[], None]:
+    def run() -> None:
+        _open("many")
+
+    return run
+
+
 def _predict() -> Callable[[], None]:
     import numpy as np
     import torch
@@ -264,6 +293,11 @@ def write_pairs(folder: Path, count: int = 16, segments: int = 15) -> None:
     categories = [{"id": 1, "name": "thing", "isthing": 1}, {"id": 2, "name": "stuff", "isthing": 0}]
     document = {"images": images, "annotations": annotations, "categories": categories}
     (folder / "panoptic.json").write_text(json.dumps(document))
+    many = [(f"{number:012d}", number % count) for number in range(4000)]
+    document["images"] = [{**images[index], "id": n, "file_name": f"{n}.jpg"} for n, index in many]
+    document["annotations"] = [{**annotations[index], "image_id": n, "file_name": f"{n}.png"} for n, index in many]
+    (folder / "many").mkdir()
+    (folder / "many.json").write_text(json.dumps(document))
 
 
 def _machine() -> str:

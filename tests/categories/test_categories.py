@@ -39,6 +39,15 @@ def test_colours_are_distinct_for_133_classes():
         ([{"id": 1, "name": "a", "isthing": 2}], "isthing=2"),
         ([{"id": "1", "name": "a", "isthing": 1}], "id '1', expected a whole number"),
         (["car"], "category 0 is 'car', expected an object"),
+        (5, "categories are 5, expected a list"),
+        ([{"id": 2**40, "name": "a", "isthing": 1}], "expected a whole number of 32 bits"),
+        ([{"id": True, "name": "a", "isthing": 1}], "id True, expected a whole number"),
+        ([{"id": 1, "name": "\ud800", "isthing": 1}], "expected a name of 1 to 200 printable characters"),
+        ([{"id": 1, "name": "a\nb", "isthing": 1}], "printable characters"),
+        ([{"id": 1, "name": "", "isthing": 1}], "printable characters"),
+        ([{"id": 1, "name": "x" * 5000, "isthing": 1}], " ... "),
+        ([{"id": 1, "name": [1], "isthing": 1}], "printable characters"),
+        ([{"id": 1, "name": "a", "isthing": "1"}], "isthing='1', expected 0 or 1"),
     ],
 )
 def test_contradictions_are_errors(rows, message):

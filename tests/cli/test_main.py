@@ -1,5 +1,6 @@
 """The command `upsnet`: finding a command, and how it ends."""
 
+import os
 import subprocess
 import sys
 import types
@@ -145,3 +146,19 @@ def test_cityscapes_needs_to_be_told_what_to_do(capsys):
         assert "{panoptic,check}" in capsys.readouterr().err
     assert cli.main(["convert", "cityscapes", "check", "--output", "x"]) == 2
     assert "check writes nothing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_a_console_that_cannot_print_a_letter_does_not_fail_a_command(encoding):
+    """A redirected Windows console, or LANG=C."""
+    code = "from upsnet.cli.errors import run_command; run_command(lambda: print('\u732b \udcff done') or 0)"
+    environment = {**os.environ, "PYTHONIOENCODING": f"{encoding}:strict"}
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, check=True)
+    assert found.stdout.decode(encoding).strip() == r"\u732b \udcff done"
+
+
+def test_a_long_error_is_cut(command):
+    code, _, err = command(body_that_raises(ValueError("x" * 50_000 + " end")))
+    assert code == 2
+    assert len(err) < 1600
+    assert err.endswith(" end\n")

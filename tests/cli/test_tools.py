@@ -1,6 +1,7 @@
 """The command line as a user meets it: what it writes, and one line for each mistake."""
 
 import json
+import os
 
 import cv2
 import numpy as np
@@ -11,8 +12,9 @@ from PIL import Image
 from tests.conftest import TINY
 from upsnet.data.shapes import CATEGORIES, Shapes
 from upsnet.doctor import check_run as data_check
+from upsnet.io.images import write_image
 from upsnet.io.panoptic_png import read_panoptic_png
-from upsnet.io.predictions import write_samples
+from upsnet.io.predictions import PanopticWriter, truth_rows, write_samples
 from upsnet.models.checkpoint import load_checkpoint
 
 
@@ -228,3 +230,57 @@ def test_weights_are_converted_with_a_report(run_tool, checkpoint, tiny_yaml, tm
     assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
     torch.save({"encoder": torch.zeros(1)}, tmp_path / "other.pth")
     one_line(run_tool("convert_weights", "--weights", tmp_path / "other.pth", *arguments), "other.pth", "1 tensors")
+
+
+def test_images_that_differ_in_the_suffix_are_evaluated_with_a_png_each(run_tool, tiny_yaml, checkpoint, tmp_path):
+    """a.jpg and a.png of one data set, whose ground truth has PNGs of its own."""
+    data = Shapes(2, (48, 64))
+    writer = PanopticWriter(tmp_path / "set" / "panoptic.json", data.categories, ["a.jpg", "a.png"])
+    for name, sample in zip(("a.jpg", "a.png"), (data[0], data[1]), strict=True):
+        write_image(tmp_path / "set" / "images" / name, sample.image)
+        rows = truth_rows(sample.segment_map, sample.classes, sample.is_crowd, data.categories)
+        writer.add(sample.image_id, name, sample.segment_map, rows)
+    writer.close()
+    source = f"{{format: coco, image_dir: {tmp_path}/set/images, annotation_file: {tmp_path}/set/panoptic.json}}"
+    code, _, err = run_tool(
+        "evaluate", "--checkpoint", checkpoint, "--output", tmp_path / "out", f"data.val={source}", "data.num_workers=0"
+    )
+    assert code == 0, err
+    names = sorted(path.name for path in (tmp_path / "out" / "predictions" / "panoptic").iterdir())
+    assert names == ["a.jpg.png", "a.png.png"]
+
+
+def test_a_folder_of_files_from_strangers_ends_with_the_good_ones_predicted(run_tool, checkpoint, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    write_image(folder / "good.png", Shapes(1, (48, 64))[0].image)
+    write_image(folder / "also.jpg", Shapes(1, (48, 64))[0].image)
+    (folder / "page.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n")
+    (folder / "cut.png").write_bytes((folder / "good.png").read_bytes()[:100])
+    (folder / "dangling.png").symlink_to(tmp_path / "absent.png")
+    os.mkfifo(folder / "fifo.png")
+    (folder / "._good.png").write_bytes(b"resource fork")
+    (folder / "folder.png").mkdir()
+    code, _, err = run_tool("predict", "--checkpoint", checkpoint, "--input", folder, "--output", tmp_path / "out")
+    assert code == 1
+    assert "4 of 6 images failed" in err
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {f"{stem}{end}" for stem in ("good", "also") for end in (".png", ".json", "_overlay.jpg")}
+
+
+def test_weights_that_are_not_finite_are_named_by_every_command(run_tool, checkpoint, tmp_path):
+    values = torch.load(checkpoint, weights_only=True)
+    values["weights"]["fpn.inner_blocks.0.bias"][0] = float("nan")
+    torch.save(values, checkpoint)
+    write_image(tmp_path / "in" / "a.png", Shapes(1, (48, 64))[0].image)
+    out = ("--output", tmp_path / "out")
+    for words in (
+        ("predict", "--input", tmp_path / "in" / "a.png", *out),
+        ("evaluate", *out),
+        ("export", "--format", "onnx", "--output", tmp_path / "m.onnx"),
+    ):
+        code, _, err = run_tool(words[0], "--checkpoint", checkpoint, *words[1:])
+        assert code == 2
+        assert "weight fpn.inner_blocks.0.bias has 1 values that are not finite" in err
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "m.onnx").exists()

@@ -32,6 +32,19 @@ def test_every_config_file_loads_and_survives_a_round_trip(path):
         ("data.categories=[{id: 1, nam: x, isthing: 0}]", ["data.categories.0.name", "missing"]),
         ("data.categories=cocoo", ["data.categories", "'coco' or 'cityscapes'"]),
         ("data.size_divisor=2", ["data.size_divisor"]),
+        ("model.backbone.width=1600000", ["model.backbone.width", "1600000", "less than or equal to 512"]),
+        ("data.augment.crop_size=[1000000, 64]", ["data.augment.crop_size", "less than or equal to 65536"]),
+        ("model.rpn.aspect_ratios=[]", ["model.rpn.aspect_ratios", "at least 1"]),
+        ("model.rpn.anchor_sizes=[[], []]", ["model.rpn.anchor_sizes", "at least 1"]),
+        ("train.batch_size=1000000000", ["train.batch_size", "less than or equal to 8192"]),
+        ("train.lr=.nan", ["train.lr", "nan", "finite number"]),
+        ("train.lr=.inf", ["train.lr", "inf", "finite number"]),
+        ("model.loss.mask=1e300", ["model.loss.mask", "1e300"]),
+        ("seed=18446744073709551616", ["seed", "18446744073709551616"]),
+        (f"model.backbone.name={'x' * 5000}", ["model.backbone.name", " ... "]),
+        (f"{'x' * 5000}=1", ["unknown key", " ... "]),
+        ("seed=!!bool x", ["seed=!!bool x", "not valid YAML"]),
+        ("seed=" + "[" * 3000, ["seed=[", "nested too deeply"]),
     ],
 )
 def test_a_wrong_key_or_value_is_one_line_with_the_remedy(override, parts):
@@ -39,6 +52,7 @@ def test_a_wrong_key_or_value_is_one_line_with_the_remedy(override, parts):
         parse_config(TINY, [override], source="a.yaml")
     text = str(error.value)
     assert "\n" not in text
+    assert len(text) < 1000
     assert all(part in text for part in parts), text
 
 

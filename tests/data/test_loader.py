@@ -116,3 +116,15 @@ def test_batches_have_the_form_that_the_architecture_takes(make_config, dataset)
         assert all(side % 32 == 1 for side in batch.images.shape[2:])
     for batch in make_test_loader(dataset, config, batch_size=2, form=form):
         assert all(side % 32 == 1 for side in batch.images.shape[2:])
+
+
+def test_a_network_input_without_bounds_is_refused_before_the_model_runs(make_config):
+    """A PNG of 164 KB can hold 13000 x 13000 pixels, which no test size makes smaller."""
+    config = make_config("data.max_network_pixels=10000").data
+    make = InferenceInput(config)
+    assert make([np.zeros((100, 100, 3), np.uint8)]).network_sizes == [(100, 100)]
+    message = "image of 101 x 100: 101 x 100 pixels of network input, expected at most 10000; set data.test_short_side"
+    with pytest.raises(ValueError, match=message):
+        make([np.zeros((100, 101, 3), np.uint8)])
+    resized = InferenceInput(config.model_copy(update={"test_short_side": 50, "test_max_side": 100}))
+    assert resized([np.zeros((1000, 1100, 3), np.uint8)]).network_sizes == [(50, 55)]

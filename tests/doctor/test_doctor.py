@@ -200,3 +200,67 @@ def test_repairs_leave_the_pixels_that_were_right(root, tmp_path):
     np.testing.assert_array_equal(read_panoptic_png(png(tmp_path / "copy", "0.png")), ids)
     document = json.loads(json_of(tmp_path / "copy").read_text())
     assert document["annotations"][0]["segments_info"][0]["area"] == rows[0]["area"] + rows[2]["area"]
+
+
+def test_a_category_row_that_is_merely_wrong_costs_no_segment(root, tmp_path):
+    """`isthing: "1"`: nobody knows what the segments are, so no copy is made that lacks them."""
+    path = json_of(root, "train")
+    document = json.loads(path.read_text())
+    document["categories"][-1]["isthing"] = str(document["categories"][-1]["isthing"])
+    path.write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=r"--fix: .*isthing='1', expected 0 or 1; correct them first"):
+        repair(examine(root), tmp_path / "fixed")
+    assert not (tmp_path / "fixed").exists()
+
+
+def test_two_images_that_name_one_png_get_a_png_each(root, tmp_path):
+    path = json_of(root, "train")
+    document = json.loads(path.read_text())
+    document["annotations"][1]["file_name"] = document["annotations"][0]["file_name"]
+    path.write_text(json.dumps(document))
+    with pytest.raises(ValueError, match="belongs to two annotations, expected one PNG for each image"):
+        CocoPanoptic(root / "train", path)
+    diagnosis = examine(root)
+    assert "png-named-twice" in found(diagnosis)
+    repair(diagnosis, tmp_path / "fixed")
+    copied = json.loads(json_of(tmp_path / "fixed", "train").read_text())
+    names = [row["file_name"] for row in copied["annotations"]]
+    assert len(set(names)) == len(names)
+    CocoPanoptic(tmp_path / "fixed" / "train", json_of(tmp_path / "fixed", "train"))
+
+
+def test_pngs_that_differ_in_the_suffix_keep_their_own_content(root, tmp_path):
+    path = json_of(root, "train")
+    document = json.loads(path.read_text())
+    first, second = document["annotations"][:2]
+    folder = path.with_suffix("")
+    (folder / first["file_name"]).rename(folder / "x.webp")
+    (folder / second["file_name"]).rename(folder / "x.png")
+    first["file_name"], second["file_name"] = "x.webp", "x.png"
+    path.write_text(json.dumps(document))
+    before = CocoPanoptic(root / "train", path)
+    repair(examine(root), tmp_path / "fixed")
+    after = CocoPanoptic(tmp_path / "fixed" / "train", json_of(tmp_path / "fixed", "train"))
+    for index in range(2):
+        np.testing.assert_array_equal(before[index].segment_map > 0, after[index].segment_map > 0)
+
+
+def test_segments_info_in_the_wrong_row_does_no_harm(root, tmp_path):
+    path = json_of(root, "train")
+    document = json.loads(path.read_text())
+    document["info"] = {"segments_info": [{"id": 1}]}
+    document["images"][0]["segments_info"] = [{"id": 1, "bbox": [0, 0, 1, 1]}]
+    document["categories"][0]["segments_info"] = []
+    path.write_text(json.dumps(document))
+    repair(examine(root), tmp_path / "fixed")
+    CocoPanoptic(tmp_path / "fixed" / "train", json_of(tmp_path / "fixed", "train"))
+
+
+def test_a_copy_that_fails_leaves_nothing(root, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("upsnet.doctor.repair.link_or_copy", fail)
+    with pytest.raises(OSError, match="No space left"):
+        repair(examine(root), tmp_path / "new" / "fixed")
+    assert not list((tmp_path / "new").iterdir())

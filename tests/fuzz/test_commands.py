@@ -1,5 +1,6 @@
 """Data sets and predictions from strangers, through the commands: a right result, or one line; nothing outside."""
 
+import contextlib
 import json
 import tempfile
 from pathlib import Path
@@ -9,8 +10,8 @@ from hypothesis import strategies as st
 
 from tests.fuzz.harness import fuzz, run_command
 from tests.fuzz.strategies import changed, dump
+from upsnet.data.coco import CocoPanoptic
 from upsnet.io.images import write_image
-from upsnet.io.panoptic_json import PanopticJson
 from upsnet.io.panoptic_png import write_panoptic_png
 
 SIZE = (20, 30)
@@ -113,17 +114,18 @@ def test_evaluate_against_instances(document):
     in_folder(check)
 
 
-def readable_images(json_path: Path, png_dir: Path):
-    """Image id -> its ids, for the images that the reader reads; None if it refuses the file."""
+def readable_images(images: Path, json_path: Path, png_dir: Path):
+    """Image id -> map of class names, for the images that the reader reads; None if it refuses the data set."""
     try:
-        data = PanopticJson(json_path, png_dir)
-        found = {}
-        for key in data.annotations:
-            classes, _ = data.segments(key)
-            names = np.array(["void", *(data.categories[channel].name for channel in classes)])
-            found[key] = names[data.segment_map(key)]
+        data = CocoPanoptic(images, json_path, png_dir)
     except (OSError, ValueError):
         return None
+    found = {}
+    for index in range(len(data)):
+        with contextlib.suppress(OSError, ValueError):
+            sample = data[index]
+            names = np.array(["void", *(data.categories[channel].name for channel in sample.classes)])
+            found[sample.image_id] = names[sample.segment_map]
     return found
 
 
@@ -142,12 +144,11 @@ def test_doctor_and_its_copy(document):
             folder / "pngs",
         ]
         code, _, _ = run_command("doctor", *words, "--workers", 1, "--fix", root / "out", inputs=folder, output="out")
-        read = readable_images(folder / "changed.json", folder / "pngs")
+        read = readable_images(folder / "images", folder / "changed.json", folder / "pngs")
         if code == 2:
             return
-        copy = readable_images(
-            *(root / "out" / "annotations" / name for name in ("panoptic_data.json", "panoptic_data"))
-        )
+        copied = root / "out" / "annotations"
+        copy = readable_images(root / "out" / "data", copied / "panoptic_data.json", copied / "panoptic_data")
         assert copy is not None, "the copy cannot be read"
         for key, names in (read or {}).items():
             assert key in copy, f"image {key} is lost"
@@ -165,9 +166,8 @@ def test_convert_coco(document):
             "convert", "coco", *words, "--output", root / "out", "--workers", 1, inputs=folder, output="out"
         )
         if code == 0:
-            assert readable_images(
-                *(root / "out/annotations" / name for name in ("panoptic_train.json", "panoptic_train"))
-            )
+            made = root / "out" / "annotations"
+            assert readable_images(root / "out" / "train", made / "panoptic_train.json", made / "panoptic_train")
 
     in_folder(check)
 

@@ -36,7 +36,7 @@ def refused(read, path, *, name=None):
             return read(path)
     except (OSError, ValueError) as error:
         text = str(error)
-        assert (name or str(path)) in text, text
+        assert (str(path) if name is None else name) in text, text
         assert "\n" not in text, text
         assert "MemoryError" not in text, text
         assert len(text) < 2000, text

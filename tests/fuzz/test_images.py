@@ -98,11 +98,11 @@ def test_damaged_panoptic_pngs(data):
         found = outcome(read_panoptic_png, path)
         if found is None:
             return
-        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
-            try:
+        try:
+            with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
                 rgb = np.asarray(image)[..., :3].astype(np.int32)
-            except (OSError, SyntaxError, ValueError):
-                return  # Pillow checks sums of chunks that libdeflate does not need
+        except (OSError, SyntaxError, ValueError):
+            return  # Pillow checks sums of chunks that libdeflate does not need
         assert np.array_equal(found, rgb[..., 0] + 256 * rgb[..., 1] + 65536 * rgb[..., 2])
 
 

@@ -21,6 +21,8 @@ from contextlib import suppress
 from pathlib import Path
 
 DONE, SOME_FAILED, MISTAKE, BUG = range(4)
+MAX_LINE = 1500
+"""Characters of an error at most."""
 
 
 class SomeInputsFailedError(ValueError):
@@ -69,7 +71,10 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _fail(code: int, text: str) -> int:
-    print(f"error: {' '.join(text.split())}", file=sys.stderr)
+    line = " ".join(text.split())
+    if len(line) > MAX_LINE:  # it may quote a name of any length
+        line = f"{line[: MAX_LINE // 2]} ... {line[-MAX_LINE // 2 :]}"
+    print(f"error: {line}", file=sys.stderr)
     return code
 
 

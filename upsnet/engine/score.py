@@ -24,7 +24,7 @@ from upsnet.config import Config, load_config
 from upsnet.data.loader import open_dataset
 from upsnet.engine import distributed
 from upsnet.engine.evaluate import evaluate
-from upsnet.io.files import atomic_path, write_json
+from upsnet.io.files import atomic_path, remove_leftovers, write_json
 from upsnet.metrics.score_files import score_files
 from upsnet.models.checkpoint import load_checkpoint
 from upsnet.report.collector import ReportCollector
@@ -159,6 +159,7 @@ def _write_results(
 ) -> None:
     if output is None:
         return
+    remove_leftovers(output)
     write_json(output / "metrics.json", metrics)
     if report is not None:
         write_report(output / "report.html", report, metrics, make_identity())

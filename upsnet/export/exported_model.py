@@ -19,11 +19,12 @@ from upsnet.data.loader import InferenceInput
 from upsnet.export.archive import require_harmless, require_plain_names
 from upsnet.models import build  # noqa: F401 - registers the operators that a .pt2 calls
 from upsnet.models.checkpoint import read_description
-from upsnet.models.file_format import require_fields
+from upsnet.models.file_format import require_fields, require_finite
 from upsnet.models.upsnet.official import OfficialResize
 from upsnet.ops.backend import usable_device
 from upsnet.ops.sizes import InputForm
 from upsnet.structures import PanopticBatch, PanopticOutput
+from upsnet.text import shown
 
 METADATA = "upsnet.json"
 """Name under which a file holds its description."""
@@ -73,14 +74,20 @@ class ExportedModel:
             images = batch.images[rows].contiguous()
             try:
                 found = self.run(images, batch.image_sizes[rows], canvas)
+                channels = [[self.channels[i] for i in row] for row in found["category_id"][:count].tolist()]
+                parts = found["segment_ids"][:count], torch.tensor(channels), found["score"][:count]
+            except KeyError as error:
+                raise ValueError(
+                    f"the exported graph gives {shown(error.args[0])}, which its description lacks; the file is damaged: "
+                    "export it again"
+                ) from None
             except Exception as error:  # runtimes raise many kinds
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 raise ValueError(
-                    f"the exported graph cannot take pictures of {tuple(images.shape)} {images.dtype} ({reason})"
+                    f"the exported graph cannot take images of {tuple(images.shape)} {images.dtype} ({reason})"
                 ) from None
-            maps.extend(found["segment_ids"][:count])
-            channels = [[self.channels[i] for i in row] for row in found["category_id"][:count].tolist()]
-            tables.append((torch.tensor(channels), found["score"][:count]))
+            maps.extend(parts[0])
+            tables.append((parts[1], parts[2]))
         classes, scores = (torch.cat(parts) for parts in zip(*tables, strict=True))
         return PanopticOutput(maps, classes, scores)
 
@@ -192,6 +199,7 @@ def _load_pt2(path: Path, device: torch.device | None, *, trust: bool) -> Loaded
         return torch._inductor.aoti_load_package(str(path), device_index=index), text, used
     require_harmless(path)
     program = torch.export.load(path)
+    require_finite({k: v for k, v in program.state_dict.items() if isinstance(v, Tensor)}, source=str(path))
     used = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return move_to_device_pass(program, used).module(), text, used
 

@@ -16,7 +16,7 @@ from upsnet.config.migrate import current_format
 from upsnet.export.deployed_model import DeployedModel
 from upsnet.export.exported_model import METADATA, OUTPUTS
 from upsnet.export.verify import Agreement, compare
-from upsnet.io.files import atomic_path
+from upsnet.io.files import atomic_path, remove_leftovers
 from upsnet.models.base import PanopticModel
 from upsnet.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from upsnet.models.inference_form import compute_in, fold_norms
@@ -28,6 +28,9 @@ MAX_DISAGREEMENT = {"fp32": 1e-3, "bf16": 1e-2, "fp16": 1e-2}
 
 MAX_DRIFT = 0.1
 """Share of pixels on which a model of 16 bits may differ from itself in 32: beyond it, numbers have overflowed."""
+
+MAX_BATCH, MAX_PIXELS = 256, 2**28
+"""Images, and pixels of all of them, that a graph takes at once."""
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -46,6 +49,7 @@ def export_checkpoint(source: Path | str, target: Path | str, *, overrides: Sequ
     """
     checkpoint = load_checkpoint(Path(source), overrides)
     checkpoint.build()
+    remove_leftovers(Path(target).parent)
     save_checkpoint(Path(target), replace(checkpoint, training=None))
 
 
@@ -104,6 +108,7 @@ def export_graph(
         "compiled_for": None if compile_for is None else compile_for.type,
         "versions": {"upsnet": __version__, "torch": torch.__version__},
     }
+    remove_leftovers(target.parent)
     model = compute_in(fold_norms(built), _DTYPES[precision])
     program = _trace(model, checkpoint, size, batch_size)
     with atomic_path(target) as temporary:
@@ -149,8 +154,13 @@ def _check_request(
         raise ValueError(f"--size {size[0]} {size[1]}: expected {rule}")
     if target.suffix not in (".pt2", ".onnx"):
         raise ValueError(f"{target}: expected a name that ends in .pt2 or .onnx")
-    if batch_size < 1:
-        raise ValueError(f"--batch-size {batch_size}: expected at least 1")
+    if not 1 <= batch_size <= MAX_BATCH:
+        raise ValueError(f"--batch-size {batch_size}: expected 1 to {MAX_BATCH}; every call of the graph takes so many")
+    if size is not None and size[0] * size[1] * batch_size > MAX_PIXELS:
+        raise ValueError(
+            f"--size {size[0]} {size[1]}, --batch-size {batch_size}: more than {MAX_PIXELS} pixels, which no machine "
+            "takes at once"
+        )
     if target.suffix == ".onnx" and precision == "bf16":
         raise ValueError("--precision bf16: ONNX runtimes hardly compute it, expected fp32 or fp16; or export a .pt2")
     if target.suffix == ".onnx" and compile_for is not None:
