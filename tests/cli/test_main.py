@@ -151,7 +151,7 @@ def test_cityscapes_needs_to_be_told_what_to_do(capsys):
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
 def test_a_console_that_cannot_print_a_letter_does_not_fail_a_command(encoding):
     """A redirected Windows console, or LANG=C."""
-    code = "from upsnet.cli.errors import run_command; run_command(lambda: print('\u732b \udcff done') or 0)"
+    code = r"from upsnet.cli.errors import run_command; run_command(lambda: print('\u732b \udcff done') or 0)"
     environment = {**os.environ, "PYTHONIOENCODING": f"{encoding}:strict"}
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, check=True)
     assert found.stdout.decode(encoding).strip() == r"\u732b \udcff done"

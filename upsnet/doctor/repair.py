@@ -19,6 +19,7 @@ from upsnet.doctor.images import ImageFacts
 from upsnet.io.annotation import Annotation
 from upsnet.io.files import link_or_copy, png_names, read_json, remove_leftovers, temporary_folder, write_json
 from upsnet.io.images import open_image, save_upright
+from upsnet.io.panoptic_json import image_faults
 from upsnet.io.panoptic_png import read_panoptic_png, write_panoptic_png
 from upsnet.ops.id_maps import rows_of_ids, segment_geometry
 
@@ -256,4 +257,4 @@ def _holds_packed(value: Any) -> bool:
 
 
 def _is_known(row: Any, files: CocoFiles) -> bool:
-    return isinstance(row, dict) and isinstance(row.get("id"), int | str) and row["id"] in files.images
+    return isinstance(row, dict) and not image_faults(row) and row["id"] in files.images

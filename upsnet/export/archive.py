@@ -24,9 +24,9 @@ from upsnet.text import shown
 MAX_JSON_BYTES = 2**28
 MAX_BYTES = 2**36
 TARGETS = re.compile(
-    r"torch\.ops\.(aten|upsnet|torchvision|prims|higher_order|_c10d_functional)\.\w+(\.\w+)?"
-    r"|torch\.(sym_\w+|_check\w*|_sym_sqrt)|_operator\.\w+|math\.\w+"
-    r"|torch\.(fx\.experimental\.\w+|utils\._sympy\.\w+|_higher_order_ops\.\w+)\.\w+"
+    r"torch\.ops\.(aten|upsnet|torchvision|prims|higher_order)\.\w+(\.\w+)?"
+    r"|torch\.(sym_\w+|_check\w*)|math\.\w+"
+    r"|_operator\.(add|sub|mul|floordiv|truediv|mod|pow|neg|pos|eq|ne|lt|le|gt|ge|and_|or_|not_|getitem)"
 )
 """Functions that an exported graph of this package may call."""
 SYMBOL = re.compile(r"[a-z]+\d+")

@@ -78,8 +78,8 @@ class ExportedModel:
                 parts = found["segment_ids"][:count], torch.tensor(channels), found["score"][:count]
             except KeyError as error:
                 raise ValueError(
-                    f"the exported graph gives {shown(error.args[0])}, which its description lacks; the file is damaged: "
-                    "export it again"
+                    f"the exported graph gives {shown(error.args[0])}, which its description lacks; the file is "
+                    "damaged: export it again"
                 ) from None
             except Exception as error:  # runtimes raise many kinds
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
