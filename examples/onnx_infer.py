@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Runs an exported model without torch: numpy, onnxruntime and OpenCV are all it needs.
+"""Runs an exported model without torch: numpy, onnxruntime, OpenCV and Pillow are all it needs.
 
     python examples/onnx_infer.py --model model.onnx --input photo.jpg --output out
 
@@ -13,21 +13,29 @@ from pathlib import Path
 import cv2
 import numpy as np
 import onnxruntime
+from PIL import Image
 
 OUTPUTS = ["segment_ids", "category_id", "is_thing", "score", "area", "box", "valid"]
 
 
 def resize(image: np.ndarray, data: dict, limit: list[int] | None) -> np.ndarray:
-    """The picture at the size that the network works on, by the rule in the file."""
-    height, width = image.shape[:2]
+    """The image at the size that the network works on, by the rule in the file (docs/deployment.md)."""
+    size = height, width = image.shape[:2]
     if short := data["test_short_side"]:
-        scale, longest = short / min(height, width), data["test_max_side"] / max(height, width)
-        height, width = (max(1, round(n * min(scale, longest))) for n in (height, width))
-        image = cv2.resize(image, (width, height))
-    if limit and (scale := min(a / b for a, b in zip(limit, image.shape, strict=False))) < 1:
-        height, width = (max(1, int(n * scale)) for n in image.shape[:2])
-        image = cv2.resize(image, (width, height))
-    return image
+        scale = min(short / min(size), data["test_max_side"] / max(size))
+        height, width = (max(1, round(side * scale)) for side in size)
+    if limit and (scale := min(limit[0] / height, limit[1] / width)) < 1:
+        height, width = max(1, int(height * scale)), max(1, int(width * scale))
+    if height * width >= size[0] * size[1]:
+        return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    # Fine texture must not become a pattern: means of blocks first, then a triangle filter as wide as the scale.
+    factors = (n for n in (8, 4, 2) if n * 1.5 * height <= size[0] and n * 1.5 * width <= size[1])
+    factor = next(factors, 1)
+    image = cv2.copyMakeBorder(image, 0, -size[0] % factor, 0, -size[1] % factor, cv2.BORDER_REPLICATE)
+    blocks = (image.shape[1] // factor, image.shape[0] // factor)
+    image = cv2.resize(image, blocks, interpolation=cv2.INTER_AREA)
+    box = (0, 0, size[1] / factor, size[0] / factor)
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR, box))
 
 
 def main() -> None:
@@ -44,7 +52,7 @@ def main() -> None:
     about = json.loads(session.get_modelmeta().custom_metadata_map["upsnet.json"])
     if (picture := cv2.imread(str(args.input))) is None:
         raise SystemExit(f"{args.input}: cannot be read as an image")
-    resized = resize(picture[..., ::-1], about["config"]["data"], about["network_size"])
+    resized = resize(np.ascontiguousarray(picture[..., ::-1]), about["config"]["data"], about["network_size"])
     height, width = resized.shape[:2]
     divisor = about["config"]["data"]["size_divisor"]
     rows, columns = about["network_size"] or (-(-n // divisor) * divisor for n in (height, width))

@@ -4,12 +4,17 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch import nn
 from torchvision.transforms.v2 import functional as tv
 
 from upsnet.categories import IGNORE_LABEL
 from upsnet.data import transforms as T
+from upsnet.data.loader import InferenceInput
 from upsnet.data.shapes import Shapes
 from upsnet.data.targets import make_target, semantic_truth
+from upsnet.inference.predictor import PanopticPredictor
+from upsnet.io.images import read_image
 from upsnet.structures import Sample
 
 
@@ -51,7 +56,7 @@ def test_image_and_ids_move_together(sample, step):
         out = augmented(sample, step, seed=seed)
         assert out.image.shape[:2] == out.segment_map.shape
         assert set(np.unique(out.segment_map)) <= {0, 1, 2, 3}
-        assert agreement(out) > 0.85
+        assert agreement(out) > 0.75
         np.testing.assert_array_equal(out.image, augmented(sample, step, seed=seed).image)
 
 
@@ -72,7 +77,7 @@ def natural(size, seed=0):
 def step_by_step(geometry, sample):
     """What a geometry means: everything is resized, then cut, mirrored and transposed."""
     (height, width), (new_height, new_width) = geometry.source, geometry.scaled
-    image = T.resize_image(sample.image, geometry.scaled)
+    image = T.resample(sample.image, geometry.source, geometry.scaled)
     rows = ((np.arange(new_height) + 0.5) * height / new_height).astype(int)
     columns = ((np.arange(new_width) + 0.5) * width / new_width).astype(int)
     ids = sample.segment_map[rows[:, None], columns]
@@ -87,7 +92,7 @@ def step_by_step(geometry, sample):
 
 @pytest.mark.parametrize("size", [(90, 131), (128, 160)])
 def test_planned_pixels_are_those_of_the_steps_one_by_one(size):
-    """Ids to the bit; colours to a level, because a window is made by another routine than a whole picture."""
+    """Ids to the bit; colours to two levels, because rows and columns of a window are rounded on another grid."""
     sample = natural(size)
     plan = T.Augmentation([T.JitterCrop((40, 56), (0.8, 6.0)), T.dihedral_flip]).plan
     warped = 0
@@ -96,11 +101,11 @@ def test_planned_pixels_are_those_of_the_steps_one_by_one(size):
         out = geometry.apply(sample)
         image, ids = step_by_step(geometry, sample)
         np.testing.assert_array_equal(out.segment_map, ids)
-        assert np.abs(out.image.astype(int) - image).max() <= 1
+        assert np.abs(out.image.astype(int) - image).max() <= 2
         warped += geometry.scaled[0] * geometry.scaled[1] > T.WARP_COST * geometry.window[0] * geometry.window[1]
     assert 3 < warped < 17, "both routines were met"
     whole = T.Geometry.whole(size, (100, 140))
-    np.testing.assert_array_equal(whole.apply(sample).image, T.resize_image(sample.image, (100, 140)))
+    np.testing.assert_array_equal(whole.apply(sample).image, T.resample(sample.image, sample.size, (100, 140)))
 
 
 @pytest.mark.parametrize("size", [(90, 131), (128, 160)])
@@ -113,31 +118,64 @@ def test_a_window_at_the_border_is_that_of_the_whole_picture(size):
         assert np.abs(out.image.astype(int) - image).max() <= 1
 
 
-@pytest.mark.parametrize("size", [(256, 384), (251, 379)])
+@pytest.mark.parametrize("size", [(512, 768), (503, 755)])
 @pytest.mark.parametrize("factor", [2, 4])
-def test_a_picture_read_smaller_lies_where_the_whole_one_does(size, factor):
-    """Found by the shift at which the two agree best: less than a tenth of a pixel, also at odd sizes."""
+def test_an_image_read_smaller_gives_the_pixels_of_the_whole_one(size, factor):
+    """The filter over the whole image is the reference: the same place, and colours three levels apart."""
     sample = natural(size)
-    geometry = T.Geometry(size, (size[0] // factor, size[1] // factor), (5, 9), (50, 70))
+    geometry = T.Geometry(size, (size[0] * 2 // (3 * factor), size[1] * 2 // (3 * factor)), (5, 9), (50, 70))
     assert geometry.reduction == factor
-    padded = cv2.copyMakeBorder(sample.image, 0, -size[0] % factor, 0, -size[1] % factor, cv2.BORDER_REPLICATE).astype(
-        np.float64
-    )
-    blocks = padded.reshape(padded.shape[0] // factor, factor, -1, factor, 3).mean((1, 3))
+    padded = cv2.copyMakeBorder(sample.image, 0, -size[0] % factor, 0, -size[1] % factor, cv2.BORDER_REPLICATE)
+    blocks = padded.reshape(padded.shape[0] // factor, factor, -1, factor, 3).astype(float).mean((1, 3))
     reduced = geometry.apply(replace(sample, image=blocks.round().astype(np.uint8)))
-    np.testing.assert_array_equal(reduced.segment_map, geometry.apply(sample).segment_map)
-    smooth = (
-        cv2.blur(sample.image, (factor, factor)) if factor % 2 else cv2.GaussianBlur(sample.image, (0, 0), factor / 3)
-    )
-    whole = geometry.apply(replace(sample, image=smooth)).image.astype(np.float32)
-    (dx, dy), response = cv2.phaseCorrelate(whole.mean(2), reduced.image.astype(np.float32).mean(2))
+    whole = geometry.apply(sample)
+    np.testing.assert_array_equal(reduced.segment_map, whole.segment_map)
+    assert np.abs(reduced.image.astype(int) - whole.image).max() <= 1
+    filtered = np.asarray(Image.fromarray(sample.image).resize(geometry.scaled[::-1], Image.Resampling.BILINEAR))
+    expected = filtered[5:55, 9:79]
+    assert np.abs(whole.image.astype(int) - expected).mean() < 3
+    shift, response = cv2.phaseCorrelate(expected.mean(2).astype(np.float32), whole.image.mean(2).astype(np.float32))
     assert response > 0.5
-    assert abs(dx) < 0.1
-    assert abs(dy) < 0.1
+    assert np.abs(shift).max() < 0.1
 
 
-def test_a_reduction_keeps_every_pixel_that_is_wanted():
-    for scaled, factor in (((100, 200), 1), ((51, 100), 1), ((50, 100), 2), ((25, 50), 4), ((10, 20), 8), ((1, 1), 8)):
+def test_fine_texture_does_not_become_a_pattern():
+    """Stripes of one pixel are grey when they shrink; linear interpolation alone shows waves of full contrast."""
+    stripes = np.zeros((900, 1200, 3), dtype=np.uint8)
+    stripes[:, ::2] = 255
+    for scaled in ((600, 800), (413, 551), (300, 400), (77, 103)):
+        found = T.resample(stripes, (900, 1200), scaled)[:, 2:-2]
+        assert np.abs(found.astype(int) - 127).max() <= (45 if scaled[0] == 600 else 25)
+
+
+def test_training_and_prediction_see_the_same_pixels_of_a_large_jpeg(tmp_path, make_config):
+    """A JPEG of 4000 x 3000 with stripes of full contrast. From its file the two are equal to the bit. An array is reduced
+    by OpenCV and not by the JPEG decoder, which is two levels apart here, and a fifth of a level on photographs."""
+    size, scaled = (3000, 4000), (800, 1067)
+    image = natural(size).image
+    image[::2] //= 2
+    Image.fromarray(image).save(tmp_path / "large.jpg", quality=95)
+    geometry = T.Geometry.whole(size, scaled)
+    training = geometry.apply(
+        replace(
+            sample_of(np.zeros(size, int)),
+            image=read_image(tmp_path / "large.jpg", apply_exif=False, reduction=geometry.reduction),
+        )
+    )
+    config = make_config("data.test_short_side=800", "data.test_max_side=1333").data
+    predictor = PanopticPredictor(nn.Identity(), None, InferenceInput(config))
+    pixels, whole_size = predictor._pixels(tmp_path / "large.jpg")
+    assert pixels.shape[:2] == (1500, 2000), "a large JPEG is read at a part of its size"
+    batch = predictor.make_input([pixels], [whole_size])
+    assert batch.original_sizes == [size]
+    np.testing.assert_array_equal(batch.images[0, :, :800, :1067].permute(1, 2, 0).numpy(), training.image)
+    array = predictor.make_input([read_image(tmp_path / "large.jpg", apply_exif=False)])
+    difference = np.abs(array.images.int() - batch.images.int())
+    assert difference.float().mean() < 2
+
+
+def test_a_reduction_leaves_half_as_many_pixels_again_as_are_wanted():
+    for scaled, factor in (((100, 200), 1), ((34, 66), 1), ((33, 66), 2), ((16, 33), 4), ((8, 16), 8), ((1, 1), 8)):
         assert T.Geometry.whole((100, 200), scaled).reduction == factor
 
 

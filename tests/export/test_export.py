@@ -257,12 +257,12 @@ def test_a_checkpoint_is_exported_with_overrides(lively_checkpoint, run_tool, tm
 
 
 @pytest.mark.slow
-def test_the_example_runs_where_only_its_three_packages_are(lively_checkpoint, run_tool, tmp_path):
+def test_the_example_runs_where_only_its_four_packages_are(lively_checkpoint, run_tool, tmp_path):
     model = tmp_path / "model.onnx"
     export_graph(lively_checkpoint, model)
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     python = tmp_path / "venv/bin/python"
-    packages = ["numpy", "onnxruntime", "opencv-python-headless"]
+    packages = ["numpy", "onnxruntime", "opencv-python-headless", "pillow"]
     subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
     assert subprocess.run([python, "-c", "import torch"], capture_output=True, check=False).returncode != 0
     check_example([str(python)], lively_checkpoint, model, run_tool, tmp_path)

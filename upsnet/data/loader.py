@@ -198,44 +198,48 @@ class InferenceInput:
         self.short_side = None if form.resizes_images else config.test_short_side
         self.max_side, self.max_pixels = config.test_max_side, config.max_network_pixels
 
-    def resize(self, image: np.ndarray) -> np.ndarray:
-        """uint8 [H, W, 3] at the size the network works on."""
-        image = self._configured(image)
+    def network_size_of(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(H, W) at which the network works on an image of `size` = (H, W)."""
+        found = size if self.short_side is None else T.fit_size(size, self.short_side, self.max_side)
         if self.network_size is not None:
-            scale = min(limit / size for limit, size in zip(self.network_size, image.shape, strict=False))
+            scale = min(limit / side for limit, side in zip(self.network_size, found, strict=True))
             if scale < 1:
-                height, width = (max(1, int(size * scale)) for size in image.shape[:2])
-                image = T.resize_image(image, (height, width))
-        return image
+                found = max(1, int(found[0] * scale)), max(1, int(found[1] * scale))
+        return found
 
-    def _configured(self, image: np.ndarray) -> np.ndarray:
-        if self.short_side is None:
-            return image
-        return T.resize_image(image, T.fit_size(image.shape[:2], self.short_side, self.max_side))
+    def reduction(self, size: tuple[int, int]) -> int:
+        """The factor by which an image of `size` = (H, W) may be read smaller (`io.images.read_image`)."""
+        return T.reduction_for(size, self.network_size_of(size))
 
-    def __call__(self, images: Sequence[np.ndarray]) -> PanopticBatch:
+    def __call__(self, images: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]] | None = None) -> PanopticBatch:
         """uint8 [H, W, 3] images of any sizes -> a batch without targets.
+
+        Args:
+            images: whole, or read smaller by `reduction`.
+            sizes: (H, W) of each whole image, if some were read smaller.
 
         Raises:
             ValueError: the network input of an image would have more than `data.max_network_pixels` pixels.
         """
-        resized = [self.resize(image) for image in images]
-        for image, found in zip(images, resized, strict=True):
-            if found.shape[0] * found.shape[1] > self.max_pixels:
+        original = list(sizes) if sizes is not None else [(int(i.shape[0]), int(i.shape[1])) for i in images]
+        targets = [self.network_size_of(size) for size in original]
+        for size, target in zip(original, targets, strict=True):
+            if target[0] * target[1] > self.max_pixels:
                 raise ValueError(
-                    f"image of {image.shape[1]} x {image.shape[0]}: {found.shape[1]} x {found.shape[0]} pixels of "
-                    f"network input, expected at most {self.max_pixels}; set data.test_short_side and "
-                    "data.test_max_side, or raise data.max_network_pixels"
+                    f"image of {size[1]} x {size[0]}: {target[1]} x {target[0]} pixels of network input, expected at "
+                    f"most {self.max_pixels}; set data.test_short_side and data.test_max_side, or raise "
+                    "data.max_network_pixels"
                 )
-        batch, sizes = T.pad_images(resized, self.divisor, self.network_size, self.min_side, self.form)
-        original = [(int(i.shape[0]), int(i.shape[1])) for i in images]
-        return PanopticBatch(batch, torch.tensor(sizes), sizes, original)
+        resized = [T.resample(*parts) for parts in zip(images, original, targets, strict=True)]
+        batch, valid = T.pad_images(resized, self.divisor, self.network_size, self.min_side, self.form)
+        return PanopticBatch(batch, torch.tensor(valid), valid, original)
 
 
 def collate_whole(samples: Sequence[Sample], make: InferenceInput) -> PanopticBatch:
     """A batch of whole pictures; `truths` keeps the samples' maps, not their pixels."""
     truths = [replace(s, image=s.image[:0]) for s in samples]
-    return replace(make([s.image for s in samples]), file_names=[s.file_name for s in samples], truths=truths)
+    batch = make([s.image for s in samples], [s.size for s in samples])
+    return replace(batch, file_names=[s.file_name for s in samples], truths=truths)
 
 
 def test_loader(
@@ -249,11 +253,12 @@ def test_loader(
 ) -> Batches:
     """Every image once (this rank's share), images of like shape together; one that cannot be read is an error."""
     order = sorted(range(len(dataset)), key=dataset.size)[rank::world_size]
+    make = InferenceInput(config, form)
     being_read = BeingRead(config.num_workers)
     loader = DataLoader(
-        WholeItems(dataset, being_read),
+        WholeItems(dataset, being_read, make.reduction),
         batch_sampler=[order[at : at + batch_size] for at in range(0, len(order), batch_size)],
-        collate_fn=partial(collate_whole, make=InferenceInput(config, form)),
+        collate_fn=partial(collate_whole, make=make),
         num_workers=config.num_workers,
         worker_init_fn=quiet_worker,
         pin_memory=torch.cuda.is_available(),

@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.connection import wait
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -165,13 +165,23 @@ class TrainingItems(Dataset[Item]):
 
 
 class WholeItems(Dataset[Sample]):
-    """Reads samples as they are, for evaluation: what cannot be read is an error."""
+    """Reads samples for evaluation: what cannot be read is an error.
 
-    def __init__(self, dataset: PanopticDataset, being_read: BeingRead) -> None:
-        self.dataset, self.being_read = dataset, being_read
+    Args:
+        dataset: to read.
+        being_read: told of every image.
+        reduction: (H, W) of an image -> the factor by which it may be read smaller.
+    """
+
+    def __init__(
+        self, dataset: PanopticDataset, being_read: BeingRead, reduction: Callable[[tuple[int, int]], int]
+    ) -> None:
+        self.dataset, self.being_read, self.reduction = dataset, being_read, reduction
 
     def __getitem__(self, index: int) -> Sample:
         self.being_read.note(index)
+        if isinstance(self.dataset, FileDataset):
+            return self.dataset.read(index, self.reduction(self.dataset.size(index)))
         return self.dataset[index]
 
 

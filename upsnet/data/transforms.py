@@ -1,8 +1,8 @@
 """Augmentation with one geometry for the image and the segment map, decided before either is read.
 
 A step draws from a generator and refines a `Geometry`; `Geometry.apply` then makes the pixels that are wanted, and no
-others. Pixels are interpolated linearly (OpenCV), ids are looked up under each new pixel's centre, so that no id is
-ever blended and neither drifts.
+others. Pixels are resampled by `resample`; ids are looked up under the centre of each new pixel, so that no id is ever
+blended and neither drifts.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
@@ -22,6 +23,8 @@ from upsnet.structures import Sample
 
 REDUCTIONS = (8, 4, 2)
 """Factors by which a JPEG can be read smaller (`io.images.read_image`)."""
+REDUCTION_GAP = 1.5
+"""An image is read smaller if it then still has so many times the pixels a side that are wanted."""
 WARP_COST = 4
 """Pixels that `cv2.resize` makes while `cv2.warpAffine` makes one."""
 
@@ -29,9 +32,73 @@ GREY = np.array([0.2989, 0.587, 0.114])
 """Weight of red, green and blue in brightness, as torchvision has it."""
 
 
-def resize_image(image: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """Bilinear resize of uint8 (or float32) [H, W, 3] to `size` = (H, W)."""
-    return np.asarray(cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR), dtype=image.dtype)
+def reduction_for(source: tuple[int, int], scaled: tuple[int, int]) -> int:
+    """The factor (8, 4, 2, 1) by which an image of size `source` is reduced before it is resized to `scaled`."""
+    for factor in REDUCTIONS:
+        if all(factor * REDUCTION_GAP * new <= old for new, old in zip(scaled, source, strict=True)):
+            return factor
+    return 1
+
+
+def resample(
+    image: npt.NDArray[np.uint8],
+    source: tuple[int, int],
+    scaled: tuple[int, int],
+    corner: tuple[int, int] = (0, 0),
+    window: tuple[int, int] | None = None,
+) -> npt.NDArray[np.uint8]:
+    """Resizes an image; training, evaluation and prediction use this one function.
+
+    An image that is enlarged is interpolated linearly (OpenCV). An image that shrinks is filtered, so that fine texture
+    does not become a pattern: it is reduced to the means of blocks (`reduction_for`), and then by a triangle filter as
+    wide as the scale (Pillow). Pixel i of an axis lies at (i + 1/2) old / new - 1/2.
+
+    Args:
+        image: uint8 [H, W, 3], of size `source`, or reduced already when it was read: each side divided by
+            `reduction_for` and rounded up.
+        source: (H, W) of the whole image.
+        scaled: (H, W) that the whole image would have.
+        corner, window: (top, left) and (H, W) of the part that is made; by default all of it.
+
+    Returns:
+        uint8 of the size `window`.
+
+    Raises:
+        ValueError: the image has neither size.
+    """
+    (top, left), (height, width) = corner, window or scaled
+    factor = reduction_for(source, scaled)
+    reduced = (-(-source[0] // factor), -(-source[1] // factor))
+    if image.shape[:2] not in (source, reduced):
+        raise ValueError(f"size {image.shape[:2]}, expected {source} or {reduced}")
+    if scaled[0] * scaled[1] < source[0] * source[1]:
+        if image.shape[:2] != reduced:
+            image = _block_means(image, factor)
+        y, x = (old / new / factor for old, new in zip(source, scaled, strict=True))
+        box = (left * x, top * y, (left + width) * x, (top + height) * y)
+        return np.asarray(
+            Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR, box), dtype=np.uint8
+        )
+    if scaled[0] * scaled[1] <= WARP_COST * height * width:
+        if image.shape[:2] != scaled:
+            image = np.asarray(cv2.resize(image, scaled[::-1], interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
+        return image[top : top + height, left : left + width]
+    y, x = (old / new for old, new in zip(source, scaled, strict=True))
+    matrix = np.array([[x, 0, (left + 0.5) * x - 0.5], [0, y, (top + 0.5) * y - 0.5]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    warped = cv2.warpAffine(image, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(warped, dtype=np.uint8)
+
+
+def _block_means(image: npt.NDArray[np.uint8], factor: int) -> npt.NDArray[np.uint8]:
+    """The means of blocks of `factor` squared, as JPEG has them: the last row and column are repeated at the end."""
+    height, width = image.shape[:2]
+    if height % factor or width % factor:
+        image = np.asarray(
+            cv2.copyMakeBorder(image, 0, -height % factor, 0, -width % factor, cv2.BORDER_REPLICATE), dtype=np.uint8
+        )
+    size = (image.shape[1] // factor, image.shape[0] // factor)
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
 def fit_size(size: tuple[int, int], short_side: int, max_side: int) -> tuple[int, int]:
@@ -96,11 +163,8 @@ class Geometry:
 
     @property
     def reduction(self) -> int:
-        """The largest factor (8, 4, 2, 1) by which the picture may be read smaller and still have all pixels wanted."""
-        for factor in REDUCTIONS:
-            if all(factor * new <= old for new, old in zip(self.scaled, self.source, strict=True)):
-                return factor
-        return 1
+        """The factor by which the image may be read smaller."""
+        return reduction_for(self.source, self.scaled)
 
     def apply(self, sample: Sample) -> Sample:
         """Makes the augmented sample.
@@ -129,32 +193,13 @@ class Geometry:
         return np.ascontiguousarray(ids.T) if self.transpose else ids
 
     def _image(self, sample: Sample) -> npt.NDArray[np.uint8]:
-        image, factor = sample.image, 1
-        if image.shape[:2] != self.source:
-            factor = self.reduction
-            expected = tuple(-(-side // factor) for side in self.source)
-            if image.shape[:2] != expected:
-                raise ValueError(f"{sample.file_name}: size {image.shape[:2]}, expected {self.source} or {expected}")
-        (top, left), (height, width) = self.corner, self.window
-        spans_source = all(side % factor == 0 for side in self.source)
-        if spans_source and self.scaled[0] * self.scaled[1] <= WARP_COST * height * width:
-            image = image if image.shape[:2] == self.scaled else resize_image(image, self.scaled)
-            image = image[top : top + height, left : left + width]
-        else:
-            image = self._warp(image, factor)
+        try:
+            image = resample(sample.image, self.source, self.scaled, self.corner, self.window)
+        except ValueError as error:
+            raise ValueError(f"{sample.file_name}: {error}") from None
         if self.flip_x or self.flip_y:
             image = np.asarray(cv2.flip(image, 0 if not self.flip_x else -1 if self.flip_y else 1), dtype=np.uint8)
         return np.asarray(cv2.transpose(image) if self.transpose else image, dtype=np.uint8)
-
-    def _warp(self, image: npt.NDArray[np.uint8], factor: int) -> npt.NDArray[np.uint8]:
-        """The window alone; pixel i of an axis lies at (start + i + 1/2) old / new - 1/2, as in `resize_image`."""
-        (y, top), (x, left) = (
-            (old / new / factor, start) for old, new, start in zip(self.source, self.scaled, self.corner, strict=True)
-        )
-        matrix = np.array([[x, 0, (left + 0.5) * x - 0.5], [0, y, (top + 0.5) * y - 0.5]])
-        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        warped = cv2.warpAffine(image, matrix, self.window[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)
-        return np.asarray(warped, dtype=np.uint8)
 
 
 GeometryStep = Callable[[Geometry, np.random.Generator], Geometry]

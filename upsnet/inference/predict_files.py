@@ -36,8 +36,8 @@ def predict_images(predictor: PanopticPredictor, images: list[Path], output: Pat
     failures: list[str] = []
     for path in tqdm(images, desc="predict", disable=len(images) == 1):
         try:
+            prediction = predictor(path)  # as training reads it: a large JPEG at a part of its size
             image = read_image(path, apply_exif=True)
-            prediction = predictor(image)
         except (OSError, ValueError) as error:
             failures.append(str(error) if str(path) in str(error) else f"{path}: {error}")
             continue

@@ -19,7 +19,7 @@ from upsnet.categories import CategorySet
 from upsnet.data.loader import InferenceInput
 from upsnet.export.exported_model import ExportedModel, load_graph
 from upsnet.inference.cuda_graph import GraphedModel
-from upsnet.io.images import read_image, to_rgb, upright
+from upsnet.io.images import read_reduced, to_rgb, upright
 from upsnet.io.predictions import to_prediction
 from upsnet.models.base import PanopticModel
 from upsnet.models.checkpoint import Checkpoint, load_checkpoint
@@ -123,16 +123,16 @@ class PanopticPredictor:
             return self([images])[0]
         if not images:
             return []
-        batch = self.make_input([_pixels(image) for image in images])
+        found = [self._pixels(image) for image in images]
+        batch = self.make_input([pixels for pixels, _ in found], [size for _, size in found])
         output = self.model.predict(batch.to(self.device))
         return [to_prediction(output, row, self.categories) for row in range(len(batch))]
 
-
-def _pixels(image: Picture) -> npt.NDArray[np.uint8]:
-    if isinstance(image, str | Path):
-        return read_image(Path(image), apply_exif=True)
-    if isinstance(image, Image.Image):
-        return to_rgb(upright(image))
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f"image array is {image.dtype} {image.shape}, expected uint8 [H, W, 3] in RGB")
-    return image
+    def _pixels(self, image: Picture) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
+        """The pixels of an image, maybe read smaller, and its (H, W)."""
+        if isinstance(image, str | Path):
+            return read_reduced(Path(image), self.make_input.reduction, apply_exif=True)
+        pixels = to_rgb(upright(image)) if isinstance(image, Image.Image) else image
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+            raise ValueError(f"image array is {pixels.dtype} {pixels.shape}, expected uint8 [H, W, 3] in RGB")
+        return pixels, (int(pixels.shape[0]), int(pixels.shape[1]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -137,10 +137,29 @@ def read_image(path: Path, *, apply_exif: bool, reduction: int = 1) -> npt.NDArr
     Raises:
         FileNotFoundError, ValueError: see `open_image`.
     """
+    return read_reduced(path, lambda size: reduction, apply_exif=apply_exif)[0]
+
+
+def read_reduced(
+    path: Path, reduction: Callable[[tuple[int, int]], int], *, apply_exif: bool
+) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
+    """As `read_image`, where the reduction depends on the size.
+
+    Args:
+        path, apply_exif: see `read_image`.
+        reduction: (H, W) of the stored image -> 1, 2, 4 or 8.
+
+    Returns:
+        The pixels, and (H, W) of the whole image, rotated if the pixels are.
+    """
     with open_image(path) as image:
-        if reduction > 1 and image.mode == "RGB":
-            image.draft("RGB", (max(1, image.width // reduction), max(1, image.height // reduction)))
-        return to_rgb(upright(image) if apply_exif else image)
+        size = (image.height, image.width)
+        factor = reduction(size)
+        if factor > 1 and image.mode == "RGB":
+            image.draft("RGB", (max(1, image.width // factor), max(1, image.height // factor)))
+        is_turned = apply_exif and exif_orientation(image) >= 5
+        pixels = to_rgb(upright(image) if apply_exif else image)
+        return pixels, size[::-1] if is_turned else size
 
 
 def exif_orientation(image: Image.Image) -> int:
