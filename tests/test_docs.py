@@ -16,9 +16,15 @@ from upsnet.data.coco import CocoPanoptic
 
 GUIDE = ROOT / "docs" / "custom_dataset.md"
 QUICK = {
-    "train": ("train.iterations=1", "evaluate.panels=1", "evaluate.instance=false", "data.num_workers=0"),
+    "train": (
+        "train.iterations=1",
+        "train.warmup_iterations=0",
+        "evaluate.panels=1",
+        "evaluate.instance=false",
+        "data.num_workers=0",
+    ),
     "export": ("--no-verify",),
-}
+}  # fmt: skip
 """Added to these commands in the ordinary walk, for speed; the slow walk runs what is written."""
 
 

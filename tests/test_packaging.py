@@ -102,7 +102,7 @@ def test_public_names_are_found_and_others_are_not(name):
 def test_a_config_is_found_by_its_name_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert find_config("shapes_r18") == ROOT / "configs" / "shapes_r18.yaml"
-    assert load_config("shapes_r18", ["train.iterations=3"]).train.iterations == 3
+    assert load_config("shapes_r18", ["train.iterations=300"]).train.iterations == 300
     assert list(list_configs()) == sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
 
 

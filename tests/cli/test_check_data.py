@@ -147,7 +147,16 @@ def test_bad_arguments_have_exit_code_2(run_tool, root, config, tiny_yaml, tmp_p
 
 
 def test_training_looks_at_the_data_first(run_tool, root, config, tmp_path):
-    start = ("train", "--config", config, "--output", tmp_path / "run", "train.iterations=1", "evaluate.instance=false")
+    start = (
+        "train",
+        "--config",
+        config,
+        "--output",
+        tmp_path / "run",
+        "train.iterations=1",
+        "train.warmup_iterations=0",
+        "evaluate.instance=false",
+    )
     (root / "annotations/panoptic_val/1.png").rename(tmp_path / "away.png")
     code, _, err = run_tool(*start)
     assert code == 2

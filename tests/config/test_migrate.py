@@ -88,7 +88,7 @@ def test_an_override_beats_the_file_whichever_of_them_has_the_old_key(monkeypatc
 
 def test_an_override_may_replace_a_section_with_old_keys(monkeypatch):
     monkeypatch.setattr(migrate, "STEPS", (rename_key("train.learning_rate", "train.lr"),))
-    config = parse_config(TINY, ["train={iterations: 3, learning_rate: 0.5}"], source="a.yaml")
+    config = parse_config(TINY, ["train={iterations: 3, warmup_iterations: 0, learning_rate: 0.5}"], source="a.yaml")
     assert config.train.lr == 0.5
     assert config.train.batch_size == 16, "the other keys have their defaults again"
 

@@ -121,7 +121,7 @@ def test_a_window_at_the_border_is_that_of_the_whole_picture(size):
 @pytest.mark.parametrize("size", [(512, 768), (503, 755)])
 @pytest.mark.parametrize("factor", [2, 4])
 def test_an_image_read_smaller_gives_the_pixels_of_the_whole_one(size, factor):
-    """The filter over the whole image is the reference: the same place, and colours three levels apart."""
+    """The reference is the filter over the whole image: the same place, colours three levels apart."""
     sample = natural(size)
     geometry = T.Geometry(size, (size[0] * 2 // (3 * factor), size[1] * 2 // (3 * factor)), (5, 9), (50, 70))
     assert geometry.reduction == factor
@@ -149,8 +149,8 @@ def test_fine_texture_does_not_become_a_pattern():
 
 
 def test_training_and_prediction_see_the_same_pixels_of_a_large_jpeg(tmp_path, make_config):
-    """A JPEG of 4000 x 3000 with stripes of full contrast. From its file the two are equal to the bit. An array is reduced
-    by OpenCV and not by the JPEG decoder, which is two levels apart here, and a fifth of a level on photographs."""
+    """A JPEG of 4000 x 3000 with stripes of full contrast: from its file the two are equal to the bit. an array is
+    reduced by OpenCV, not by the JPEG decoder: two levels apart here, a fifth of a level on photographs."""
     size, scaled = (3000, 4000), (800, 1067)
     image = natural(size).image
     image[::2] //= 2

@@ -20,11 +20,13 @@ SMALL = [
     "model.rpn.pre_nms_train=60", "model.rpn.post_nms_train=30", "model.rpn.pre_nms=60", "model.rpn.post_nms=30",
     "model.instance.roi_samples=16", "model.instance.box_channels=32", "model.instance.mask_channels=16",
     "model.instance.max_detections=12", "model.panoptic.stuff_area_limit=20", "model.panoptic.score_threshold=0",
-    "data.num_workers=0", "data.test_short_side=64", "train.batch_size=2", "train.iterations=1", "train.steps=[]",
-    "train.lr=0.001", "train.precision=fp32", "evaluate.panels=0", "evaluate.instance=false",
+    "data.num_workers=0", "data.test_short_side=64", "train.batch_size=2", "train.iterations=1",
+    "train.warmup_iterations=0", "train.steps=[]", "train.lr=0.001", "train.precision=fp32",
+    "evaluate.panels=0", "evaluate.instance=false",
 ]  # fmt: skip
 RECIPES = {
     "cityscapes_r50": "data.augment.short_sides=[50, 64]",
+    "cityscapes_r50_paper": "data.augment.short_sides=[50, 64]",
     "cityscapes_r50_crop_24gb": "data.augment.crop_size=[32, 64]",
 }
 

@@ -57,6 +57,13 @@ def assert_two_follow_one(folder, steps, batch_size, accumulate=1, *more, of_two
 
 
 @needs_fork
+@pytest.mark.parametrize(("batch_size", "accumulate"), [(8, 1), (4, 2)])
+def test_two_processes_with_flat_gradients_follow_one(tmp_path, batch_size, accumulate):
+    """One all-reduce after the backward pass in place of DDP's hooks: 20 steps of 8 images, whole and in two parts."""
+    assert_two_follow_one(tmp_path, 20, batch_size, accumulate, of_two=("train.cuda_graph=true",))
+
+
+@needs_fork
 def test_two_processes_follow_one(tmp_path):
     assert_two_follow_one(tmp_path, steps=6, batch_size=4)
 

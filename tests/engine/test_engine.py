@@ -216,3 +216,31 @@ def test_looking_at_predictions_leaves_the_model_as_training_wants_it(make_confi
     assert comparison_panel(model, trainer.val_set, trainer.config, CPU) is not None
     assert model.training
     assert {name: weight.stride() for name, weight in model.state_dict().items()} == before
+
+
+def test_fp16_scales_the_loss_and_skips_steps_that_overflow(make_config, tmp_path):
+    """As bf16, the losses follow those of fp32 roughly; the scaler's state is in the checkpoint."""
+    options = ("train.iterations=8", "train.warmup_iterations=2", "train.lr=0.002", "model.backbone.norm=gn")
+    rows = {}
+    for precision in ("fp32", "fp16"):
+        trainer = Trainer(
+            make_config(*options, f"train.precision={precision}", "train.log_every=1"), tmp_path / precision, CPU
+        )
+        trainer.run()
+        text = (tmp_path / precision / "metrics.jsonl").read_text()
+        rows[precision] = [json.loads(line) for line in text.splitlines() if "loss_class" in line]
+    for a, b in zip(rows["fp32"], rows["fp16"], strict=True):
+        assert b["loss_class"] == pytest.approx(a["loss_class"], rel=0.1, abs=0.05)
+    state = load_checkpoint(tmp_path / "fp16" / "last.pt").training
+    assert state["scaler"]["scale"] > 1
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.full_like(parameter, float("inf"))
+    scale = trainer._scaler.get_scale()
+    trainer._scaler.scale(torch.zeros(()))
+    assert trainer._update(5.0) == 0, "the norm of a step that is left out"
+    assert all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
+    assert trainer._scaler.get_scale() < scale
+    again = Trainer(make_config(*options, "train.precision=fp16"), tmp_path / "fp16", CPU, resume=True)
+    assert again._scaler.get_scale() == state["scaler"]["scale"]

@@ -142,7 +142,7 @@ def test_a_signal_to_all_processes_of_a_job_stops_an_evaluation_whose_data_worke
 
         WholeItems.__getitem__ = ask
 
-    options = ("data.num_workers=1", "data.val.num_images=3", "train.iterations=1")
+    options = ("data.num_workers=1", "data.val.num_images=3", "train.iterations=1", "train.warmup_iterations=0")
     code, words = Training(tmp_path / "run", *options, patch=end_group).wait()
     assert code == 143, words
     assert "stopped by SIGTERM at iteration 1 of 1" in words
@@ -269,7 +269,13 @@ def test_other_data_is_named_when_a_run_goes_on(make_config, tmp_path, monkeypat
     def source(name):
         return f"{{format: coco, image_dir: {name}, annotation_file: annotations/panoptic_{name}.json}}"
 
-    options = ("train.iterations=1", "data.train=" + source("a"), "data.val=" + source("b"), "evaluate.panels=0")
+    options = (
+        "train.iterations=1",
+        "train.warmup_iterations=0",
+        "data.train=" + source("a"),
+        "data.val=" + source("b"),
+        "evaluate.panels=0",
+    )
     config = make_config(*options)
     Trainer(config, tmp_path / "run", CPU).run()
     assert Trainer(config, tmp_path / "run", CPU, resume=True).iteration == 1
@@ -287,7 +293,7 @@ def test_other_data_is_named_when_a_run_goes_on(make_config, tmp_path, monkeypat
 
 
 def test_every_key_of_the_config_that_differs_is_named(make_config, tmp_path):
-    same = ("train.iterations=1", "evaluate.instance=false", "model.backbone.norm=gn")
+    same = ("train.iterations=1", "train.warmup_iterations=0", "evaluate.instance=false", "model.backbone.norm=gn")
     free = ("evaluate.panels=0", "model.backbone.checkpoint_activations=true")
     Trainer(make_config(*same), tmp_path, CPU).run()
     with pytest.raises(ValueError, match=r"seed is 3, expected 0; train.lr is 0.5, expected 0.02 as in .*last.pt"):

@@ -209,11 +209,11 @@ def check_example(command, checkpoint, model, run_tool, folder):
     assert len(ours[1]["segments_info"]) > 5
 
 
-WITHOUT_TORCH = "import sys; sys.modules['torch'] = sys.modules['upsnet'] = sys.modules['PIL'] = None; import runpy; "
+WITHOUT_TORCH = "import sys; sys.modules['torch'] = sys.modules['upsnet'] = None; import runpy; "
 
 
 def hidden(path):
-    """A Python in which torch, this package and Pillow cannot be imported."""
+    """A Python in which torch and this package cannot be imported."""
     code = f"{WITHOUT_TORCH}sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
     return [sys.executable, "-c", code]
 

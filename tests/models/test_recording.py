@@ -9,7 +9,6 @@ import torch
 
 from upsnet.data.loader import collate
 from upsnet.data.shapes import Shapes
-from upsnet.engine import distributed
 from upsnet.engine.optim import copy_losses
 from upsnet.engine.train import can_record
 from upsnet.inference.cuda_graph import GraphedModel
@@ -94,15 +93,20 @@ def test_every_batch_has_its_own_losses_and_only_the_first_of_a_size_is_run(devi
         assert {name: value.item() for name, value in losses.items()} == pytest.approx(expected)
 
 
-def test_sizes_that_were_not_used_for_long_are_forgotten(device, monkeypatch):
-    monkeypatch.setattr(recording, "MAX_GRAPHS", 2)
-    steps = RecordedFunction(torch.device("cpu"), copy_losses)
+def test_sizes_that_vary_record_a_bounded_number_of_graphs(device, monkeypatch):
+    """Frequent sizes come early and are recorded; the others run as usual."""
+    monkeypatch.setattr(recording, "MAX_GRAPHS", 3)
+    steps, generator = RecordedFunction(torch.device("cpu"), copy_losses), torch.Generator().manual_seed(0)
     first = batch_of(0)
-    sizes = [replace(first, images=first.images[..., :width]) for width in (32, 64, 96)]
-    for batch in (sizes[0], sizes[1], sizes[0], sizes[2], sizes[0], sizes[1]):
-        steps(device.run, batch)
-    assert [shape[-1] for shape in device.ran] == [32, 64, 96, 64]
-    assert len(steps.recordings) == 2
+    widths = 32 + 64 * torch.rand(200, generator=generator) ** 3
+    for width in widths.int().tolist():
+        batch = replace(first, images=first.images[..., :width])
+        found = steps(device.run, batch)
+        assert torch.equal(torch.stack(list(found.values())), device.losses(batch))
+    assert len(device.captured) == 3
+    recorded = {key[1][0][0][-1] for key, found in steps.recordings.items() if found is not None}
+    assert min(recorded) == 32, "the most frequent size"
+    assert len(device.ran) < 200 - 60
 
 
 def test_a_recording_that_fails_is_not_kept(device):
@@ -120,14 +124,13 @@ def test_a_recording_that_fails_is_not_kept(device):
     assert len(device.ran) == 2
 
 
-def test_only_one_process_on_a_gpu_records(make_config, monkeypatch):
+def test_steps_on_gpus_are_recorded_unless_they_hold_collectives(make_config):
     config = make_config("train.cuda_graph=true").train
     gpu, cpu = torch.device("cuda", 0), torch.device("cpu")
     assert can_record(config, gpu)
     assert not can_record(config, cpu)
     assert not can_record(config.model_copy(update={"cuda_graph": False}), gpu)
-    monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    assert not can_record(config, gpu)
+    assert not can_record(config.model_copy(update={"sync_batch_norm": True}), gpu)
 
 
 def test_a_recorded_model_gives_every_image_its_own_prediction(device, model, batch):

@@ -25,7 +25,11 @@ def explain(error: ValidationError, root: type[BaseModel]) -> str:
     if problem["type"] == "missing":
         return f"key {key!r} is missing, expected a value{more}"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"key {key!r} is {shown(problem['input'])}: {message}{more}" if key else f"{message}{more}"
+    if not key:
+        return f"{message}{more}"
+    # Of a section, the message tells which of its keys contradict each other.
+    given = "" if isinstance(problem["input"], dict) else f" is {shown(problem['input'])}"
+    return f"key {key!r}{given}: {message}{more}"
 
 
 def _rank(problem: Any) -> tuple[bool, int, bool]:

@@ -115,12 +115,14 @@ class TrainConfig(Section):
     steps: Annotated[tuple[Count, ...], Field(max_length=1000)] = ()
     gamma: Fraction = 0.1
     clip_gradient: Positive | None = None
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bf16 autocast where the device computes it natively."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto: bf16 autocast where the device computes it natively, else fp32. fp16: autocast with a scaled loss, for GPUs
+    without bf16 (V100, T4); a step whose gradient overflows is left out."""
     compile: bool = False
     """Compile forward and losses into one graph (`torch.compile`): minutes at the start, faster steps."""
     cuda_graph: bool = False
-    """Record the step of each size of batch once and replay it, without Python. For one GPU; ignored elsewhere."""
+    """Record forward and backward of each size of batch once and replay them, without Python. For GPUs. Several
+    processes then exchange gradients after the backward pass instead of within it, on CPUs too."""
     sync_batch_norm: bool = False
     """Batch norms that learn see the images of all processes (GPUs only)."""
     log_every: Count = 20
@@ -143,6 +145,17 @@ class TrainConfig(Section):
             raise ValueError(f"steps {self.steps} must increase")
         if self.compile and self.sync_batch_norm:
             raise ValueError("compile=true cannot go with sync_batch_norm=true, which torch does not compile; drop one")
+        if self.warmup_iterations > self.iterations:
+            raise ValueError(
+                f"warmup_iterations={self.warmup_iterations} is longer than iterations={self.iterations}, so the rate "
+                f"never reaches lr; set train.warmup_iterations={self.iterations // 10}, or train longer"
+            )
+        if self.schedule == "step" and any(step >= self.iterations for step in self.steps):
+            within = [step for step in self.steps if step < self.iterations]
+            raise ValueError(
+                f"steps={list(self.steps)} are not all within iterations={self.iterations}, so the rate does not decay "
+                f"as planned; set train.steps={within}, or train longer"
+            )
         return self
 
 

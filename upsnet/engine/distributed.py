@@ -194,6 +194,38 @@ def data_parallel(model: nn.Module, device: torch.device, *, accumulates: bool) 
         )
 
 
+class FlatGradients:
+    """Averages gradients over the processes after the backward pass, by one all-reduce for each type of number.
+
+    `DistributedDataParallel` sends gradients from hooks within the backward pass, which a recorded CUDA graph cannot
+    hold. The gradients are views of flat buffers, so nothing is copied.
+
+    Every process begins with the parameters and buffers of the first one. Keep the gradients where they are:
+    `zero_grad(set_to_none=False)`.
+
+    Args:
+        model: on its device. A parameter without a gradient counts as one of gradient 0.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        for tensor in (*model.parameters(), *model.buffers()):
+            dist.broadcast(tensor.detach(), 0)
+        self.flat: list[torch.Tensor] = []
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        for dtype in dict.fromkeys(parameter.dtype for parameter in parameters):
+            group = [parameter for parameter in parameters if parameter.dtype == dtype]
+            flat = group[0].new_zeros(sum(parameter.numel() for parameter in group))
+            for parameter, part in zip(group, flat.split([p.numel() for p in group]), strict=True):
+                parameter.grad = part.as_strided(parameter.shape, parameter.stride())
+            self.flat.append(flat)
+
+    def average(self) -> None:
+        """Replaces the gradients by their means over the processes; every process must call it."""
+        for flat in self.flat:
+            dist.all_reduce(flat)
+            flat /= world_size()
+
+
 def gradients_stay_here(model: nn.Module, stay: bool) -> AbstractContextManager[None]:
     """A context in which, if `stay`, `backward` adds to this process's gradients and sends nothing."""
     return model.no_sync() if stay and isinstance(model, DistributedDataParallel) else nullcontext()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +20,12 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
+    # A fused optimiser decides on the device whether a step overflowed, and its first momentum is then left unset.
+    fused = config.precision != "fp16"
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=config.peak_lr, fused=True)
+        return torch.optim.AdamW(groups, lr=config.peak_lr, fused=fused)
     nesterov = config.nesterov and config.momentum > 0
-    return torch.optim.SGD(groups, lr=config.peak_lr, momentum=config.momentum, nesterov=nesterov, fused=True)
+    return torch.optim.SGD(groups, lr=config.peak_lr, momentum=config.momentum, nesterov=nesterov, fused=fused)
 
 
 def learning_rate(config: TrainConfig, iteration: int) -> float:
@@ -42,19 +45,27 @@ def learning_rate(config: TrainConfig, iteration: int) -> float:
 
 
 def add_gradients(
-    model: nn.Module, weights: dict[str, float], precision: str, share: float, batch: PanopticBatch
+    model: nn.Module,
+    weights: dict[str, float],
+    precision: str,
+    share: float,
+    batch: PanopticBatch,
+    *,
+    scale: Callable[[Tensor], Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """The losses of a batch, detached; the gradient of `share` of their weighted sum is added to the gradients.
 
     Args:
         model: a `PanopticModel` while training, maybe wrapped for several processes.
         precision: as `autocast_dtype` takes it.
+        scale: scales the sum before the backward pass (`gradient_scaler`).
     """
     device = batch.images.device
     dtype = autocast_dtype(precision, device)
     with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
         losses: dict[str, Tensor] = model(batch)
-    (weighted_total(losses, weights) * share).backward()
+    total = weighted_total(losses, weights) * share
+    (total if scale is None else scale(total)).backward()
     return {name: loss.detach() for name, loss in losses.items()}
 
 
@@ -77,12 +88,17 @@ def clip_gradient(model: nn.Module, limit: float | None) -> Tensor:
     return norm
 
 
+def gradient_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler | None:
+    """Scales losses of fp16, whose small gradients would become 0; None for other precisions, which need none."""
+    return torch.amp.GradScaler(device.type) if precision == "fp16" else None
+
+
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """bfloat16 if asked for, or if `auto` and the device computes it natively; None: full float32."""
+    """The type of `precision`; `auto` is bfloat16 where the device computes it natively. None: full float32."""
     if precision == "auto":
         if device.type == "cuda":
             native = torch.cuda.is_bf16_supported(including_emulation=False)
         else:
             native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
         precision = "bf16" if native else "fp32"
-    return torch.bfloat16 if precision == "bf16" else None
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)

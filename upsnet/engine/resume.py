@@ -23,15 +23,18 @@ FREE_TO_CHANGE = frozenset(
         "data.num_workers",
         "data.max_unreadable",
         "evaluate.batch_size",
+        "evaluate.instance",
         "evaluate.panels",
         "model.backbone.checkpoint_activations",  # for the run that met too large a picture
         *(f"train.{name}_every" for name in ("log", "checkpoint", "evaluate", "histograms")),
         "train.compile",  # for the run whose graph does not compile
         "train.cuda_graph",  # for the run whose sizes are too many to record
+        "train.iterations",  # to lengthen or shorten a run
         "train.keep_checkpoints",
+        "train.steps",
     }
 )
-"""Keys of the config that a resumed run may have otherwise."""
+"""Keys of the config that may differ when a run is resumed."""
 
 
 NEXT, PROBE = ".next.pt", ".probe.pt"
@@ -206,7 +209,14 @@ def require_same(config: Config, data: dict[str, Any], checkpoint: Checkpoint, s
         if ours.get(key) != theirs.get(key) and key not in FREE_TO_CHANGE
     ]
     if wrong:
-        raise ValueError(f"--resume: {'; '.join(wrong)} as in {source}")
+        free = ", ".join(sorted(FREE_TO_CHANGE))
+        raise ValueError(f"--resume: {'; '.join(wrong)} as in {source}; only these keys may differ: {free}")
+    done, iterations = checkpoint.training["iteration"], config.train.iterations
+    if done > iterations:
+        raise ValueError(
+            f"--resume: {source} is at iteration {done}, beyond train.iterations={iterations}; raise train.iterations, "
+            "or evaluate the checkpoint"
+        )
     ours, theirs = flatten(data), flatten(checkpoint.training["data"])
     wrong = [
         f"{key} is {ours.get(key)!r}, expected {theirs.get(key)!r}"
@@ -237,7 +247,7 @@ def require_common_start(iteration: int, folder: Path) -> None:
 def notes_of_beginning(config: Config, found: Checkpoint | None, folder: Path, world_size: int) -> list[str]:
     """What a user should know before the first step."""
     train, notes = config.train, []
-    if train.reference_batch is not None:
+    if train.peak_lr != train.lr:
         notes.append(
             f"train.lr {train.lr:g} is for {train.reference_batch} images, an update has "
             f"{train.batch_size * train.accumulate}: the rate is {train.peak_lr:g}"

@@ -25,7 +25,14 @@ from upsnet.engine.evaluate import comparison_panel, evaluate, headline
 from upsnet.engine.interval import Interval
 from upsnet.engine.logging import RunLog
 from upsnet.engine.memory import remedies_for_memory
-from upsnet.engine.optim import add_gradients, build_optimizer, clip_gradient, copy_losses, learning_rate
+from upsnet.engine.optim import (
+    add_gradients,
+    build_optimizer,
+    clip_gradient,
+    copy_losses,
+    gradient_scaler,
+    learning_rate,
+)
 from upsnet.engine.prefetch import Prefetcher
 from upsnet.engine.profiling import StepProfiler
 from upsnet.engine.resume import (
@@ -128,8 +135,8 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def can_record(config: TrainConfig, device: torch.device) -> bool:
-    """Whether steps are recorded as CUDA graphs: on one GPU, since processes exchange gradients within a step."""
-    return config.cuda_graph and device.type == "cuda" and distributed.world_size() == 1
+    """Whether steps are recorded as CUDA graphs: on GPUs, unless batch norms exchange statistics within the step."""
+    return config.cuda_graph and device.type == "cuda" and not config.sync_batch_norm
 
 
 class Trainer:
@@ -181,6 +188,7 @@ class Trainer:
         self.iteration, self.best, self.best_iteration = 0, -1.0, 0
         self.evaluation_due, self.stopped = False, 0
         self._interval = Interval()
+        self._scaler = gradient_scaler(config.train.precision, device)
         self._profiler = StepProfiler(output / "profile.json.gz", device) if profile and self.is_main else None
         self.report = None
         if found is not None:
@@ -190,6 +198,7 @@ class Trainer:
         if config.train.compile:
             compile_loss(self.model)
         self._recorded = RecordedFunction(device, copy_losses) if can_record(config.train, device) else None
+        self._flat: distributed.FlatGradients | None = None
         self.notes += notes_of_beginning(config, found, output, distributed.world_size())
 
     def _restore(self, checkpoint: Checkpoint) -> None:
@@ -201,6 +210,8 @@ class Trainer:
         self.iteration, self.evaluation_due = state["iteration"], state["evaluation_due"]
         self.best, self.best_iteration = state["best"], state["best_iteration"]
         self._interval = Interval(state["interval"] if len(state["interval"]) else None)
+        if self._scaler is not None:
+            self._scaler.load_state_dict(state.get("scaler") or {})
 
     def run(self) -> dict[str, Any] | None:
         """Trains to the end, or until a signal asks to stop (`StopSignals`).
@@ -210,7 +221,11 @@ class Trainer:
         """
         self._begin_folder()
         self._since, self._first = time.monotonic(), self.iteration
-        model = distributed.data_parallel(self.model, self.device, accumulates=self.config.train.accumulate > 1)
+        model: nn.Module = self.model
+        if self.config.train.cuda_graph and distributed.world_size() > 1:
+            self._flat = distributed.FlatGradients(self.model)
+        else:
+            model = distributed.data_parallel(self.model, self.device, accumulates=self.config.train.accumulate > 1)
         batches = Prefetcher(self._loader(), self.device, ahead=2 * self.config.train.accumulate)
         self.model.train()
         metrics = None
@@ -283,17 +298,31 @@ class Trainer:
         config = self.config.train
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, self.iteration)
-        run = partial(add_gradients, model, self.model.loss_weights, config.precision, 1 / len(batches))
+        scale = self._scaler.scale if self._scaler is not None else None
+        run = partial(add_gradients, model, self.model.loss_weights, config.precision, 1 / len(batches), scale=scale)
         losses: list[dict[str, Tensor]] = []
         for number, batch in enumerate(batches, 1):
             with distributed.gradients_stay_here(model, number < len(batches)):
                 losses.append(run(batch) if self._recorded is None else self._recorded(run, with_slots_padded(batch)))
-        norm = clip_gradient(self.model, config.clip_gradient)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=self._recorded is None)
+        if self._flat is not None:
+            self._flat.average()
+        norm = self._update(config.clip_gradient)
+        self.optimizer.zero_grad(set_to_none=self._recorded is None and self._flat is None)
         self._interval.add(self.iteration, batches, losses, norm)
         if self._profiler is not None:
             self._profiler.step()
+
+    def _update(self, limit: float | None) -> Tensor:
+        """One step of the optimiser; the norm of the gradient before it is clipped."""
+        if self._scaler is None:
+            norm = clip_gradient(self.model, limit)
+            self.optimizer.step()
+            return norm
+        self._scaler.unscale_(self.optimizer)
+        norm = clip_gradient(self.model, limit)
+        self._scaler.step(self.optimizer)  # not if a gradient overflowed
+        self._scaler.update()
+        return torch.where(norm.isfinite(), norm, 0.0)
 
     def _look(self, log: RunLog, signals: StopSignals, waited: float) -> dict[str, Any] | None:
         """Logs, saves and evaluates what is due after a step; gives the metrics of an evaluation."""
@@ -358,6 +387,7 @@ class Trainer:
             "interval": self._interval.rows(),
             "data": self.data,
             "world_size": distributed.world_size(),
+            "scaler": {} if self._scaler is None else self._scaler.state_dict(),
         }
         failure = None
         if self.is_main:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import torch
 from torch import nn
@@ -29,7 +29,7 @@ class TrainingState(TypedDict):
     """What a run needs, besides its weights, to resume with the same results.
 
     The order of the images, augmentation and sampling are functions of (seed, epoch, image), hence of the iteration, so
-    no generator state is stored. bf16 needs no gradient scaler. The schedule is a function of the iteration.
+    no generator state is stored. The schedule is a function of the iteration.
 
     Attributes:
         optimizer: its state dict.
@@ -39,6 +39,7 @@ class TrainingState(TypedDict):
         interval: `Interval.rows` since the last row of `metrics.jsonl`.
         data: `resume.describe_data` of the training and the validation set.
         world_size: number of processes.
+        scaler: state dict of the gradient scaler of fp16; absent in older files, empty without one.
     """
 
     optimizer: dict[str, Any]
@@ -49,6 +50,7 @@ class TrainingState(TypedDict):
     interval: torch.Tensor
     data: dict[str, Any]
     world_size: int
+    scaler: NotRequired[dict[str, Any]]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -12,7 +11,8 @@ import torch
 from upsnet.structures import PanopticBatch, list_tensors, map_tensors
 
 MAX_GRAPHS = 32
-"""Graphs that are kept, those used last."""
+"""Graphs that are recorded. Sizes that come later run as usual: to drop a graph for another would record all the time
+where sizes vary."""
 
 Result = TypeVar("Result")
 
@@ -40,7 +40,7 @@ class RecordedFunction(Generic[Result]):
 
     def __init__(self, device: torch.device, copy: Callable[[Result], Result]) -> None:
         self.device, self.copy = device, copy
-        self.recordings: OrderedDict[Hashable, _Recording[Result] | None] = OrderedDict()
+        self.recordings: dict[Hashable, _Recording[Result] | None] = {}
         self._stream, self._pool = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
 
     def __call__(
@@ -54,14 +54,15 @@ class RecordedFunction(Generic[Result]):
             constants: values on the host that the function reads from the batch; each combination has its own graph.
         """
         key = (constants, tuple((t.shape, t.dtype) for t in list_tensors(batch)))
-        is_known, recording = key in self.recordings, self.recordings.pop(key, None)
-        if is_known and recording is None:
-            recording = self._record(run, batch)
-        self.recordings[key] = recording
-        if len(self.recordings) > MAX_GRAPHS:
-            self.recordings.popitem(last=False)
+        recording = self.recordings.get(key)
         if recording is None:
-            return self._run_once(run, batch)
+            is_full = sum(found is not None for found in self.recordings.values()) >= MAX_GRAPHS
+            is_new = key not in self.recordings
+            self.recordings.pop(key, None)  # a recording that fails is not tried again at once
+            if is_new or is_full:
+                self.recordings[key] = None
+                return self._run_once(run, batch)
+            recording = self.recordings[key] = self._record(run, batch)
         for static, tensor in zip(list_tensors(recording.batch), list_tensors(batch), strict=True):
             static.copy_(tensor, non_blocking=True)
         recording.graph.replay()
