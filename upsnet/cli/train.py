@@ -27,9 +27,15 @@ def main(argv: Sequence[str]) -> int:
     from upsnet.config import load_config
     from upsnet.engine.train import train
 
+    if args.dry_run:
+        from upsnet.engine.dry_run import dry_run
+
+        for line in dry_run(load_config(args.config, args.overrides), _output(args), init=args.init):
+            print(line)
+        return 0
     result = train(
         load_config(args.config, args.overrides),
-        args.output or Path("runs") / Path(args.config).stem,
+        _output(args),
         resume=args.resume,
         init=args.init,
         profile=args.profile,
@@ -38,6 +44,11 @@ def main(argv: Sequence[str]) -> int:
         warn=lambda line: print(f"warning: {line}", file=sys.stderr),
     )
     return 128 + result.stop_signal if result.stop_signal else 0
+
+
+def _output(args: argparse.Namespace) -> Path:
+    output: Path = args.output or Path("runs") / Path(args.config).stem
+    return output
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -63,6 +74,11 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "--init",
         type=Path,
         help="initial weights: a checkpoint of this project, of the official UPSNet, torchvision or detectron2",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="run the largest batch for a few steps, print memory, time, hours and disk, and write nothing",
     )
     parser.add_argument("--profile", action="store_true", help="write profile.json.gz, a trace of a few steps")
     parser.add_argument(

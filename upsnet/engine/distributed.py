@@ -165,6 +165,24 @@ def gather(value: Any) -> list[Any]:
     return values
 
 
+def gather_to_first(value: Any) -> list[Any]:
+    """The values of all processes, in rank order, in the first process; an empty list in the others."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] | None = [None] * world_size() if rank() == 0 else None
+    dist.gather_object(value, values)
+    return values or []
+
+
+def from_first(value: Any) -> Any:
+    """The first process's value, in every process."""
+    if world_size() == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values)
+    return values[0]
+
+
 def share_buffers(model: nn.Module) -> None:
     """Gives every process the first one's buffers (running statistics differ after a step)."""
     for buffer in model.buffers() if world_size() > 1 else ():

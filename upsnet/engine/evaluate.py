@@ -63,15 +63,20 @@ class _Meters:
                 _add_instances(self.instance, truth, output.instances[row])
 
     def merge(self) -> None:
-        """Brings the rows of all processes together."""
+        """Brings the rows of all processes to the first one."""
         if self.panoptic is not None:
-            self.panoptic.merge(distributed.gather(self.panoptic.rows))
-        if self.semantic is not None:
-            self.semantic.confusion = np.sum(distributed.gather(self.semantic.confusion), axis=0)
+            self.panoptic.merge(distributed.gather_to_first(self.panoptic.rows))
+        if self.semantic is not None and (parts := distributed.gather_to_first(self.semantic.confusion)):
+            self.semantic.confusion = np.sum(parts, axis=0)
         if self.instance is not None:
-            self.instance.merge(distributed.gather(self.instance.rows))
+            self.instance.merge(distributed.gather_to_first(self.instance.rows))
 
     def compute(self) -> dict[str, Any]:
+        """The metrics, which the first process computes for all."""
+        found: dict[str, Any] = distributed.from_first(self._compute() if distributed.rank() == 0 else None)
+        return found
+
+    def _compute(self) -> dict[str, Any]:
         return {
             name: None if meter is None else meter.compute()
             for name, meter in (("panoptic", self.panoptic), ("semantic", self.semantic), ("instance", self.instance))
@@ -126,7 +131,7 @@ def evaluate(
         config: `data` and `evaluate` count.
         device: to run on.
         predictions: JSON to write COCO-panoptic predictions to; the PNGs go into the folder of its name.
-        report: takes every image; at the end it holds those of all processes.
+        report: takes every image; at the end, that of the first process holds those of all.
         boundary: find Boundary PQ, too.
         per_image: JSON to write `PanopticQuality.per_image` to, where PQ applies.
         with_ap: find AP; by default unless `evaluate.instance` is false.
@@ -178,12 +183,12 @@ def evaluate(
     if stop is not None and (number := distributed.agree(stop.received)):
         raise StopRequestedError(number)
     if writer is not None:
-        writer.images = [row for part in distributed.gather(writer.images) for row in part]
-        writer.annotations = [row for part in distributed.gather(writer.annotations) for row in part]
+        writer.images = [row for part in distributed.gather_to_first(writer.images) for row in part]
+        writer.annotations = [row for part in distributed.gather_to_first(writer.annotations) for row in part]
         if rank == 0:
             writer.close()
     if report is not None:
-        report.merge(distributed.gather(report))
+        report.merge(distributed.gather_to_first(report))
     meters.merge()
     if per_image is not None and meters.panoptic is not None and rank == 0:
         write_json(per_image, meters.panoptic.per_image())

@@ -1,4 +1,4 @@
-"""What a step that does not fit into the GPU's memory should tell."""
+"""Errors of a training step that name the keys of the config that help."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from upsnet.structures import PanopticBatch
 
 @contextmanager
 def remedies_for_memory(iteration: int, batches: list[PanopticBatch]) -> Iterator[None]:
-    """Names the step and its images where the memory of the device does not suffice, and what to change.
+    """Names the step and its images, and what to change, if memory does not suffice or an image has too few pixels.
 
     Args:
         iteration: of the step.
         batches: that it uses.
 
     Raises:
-        MemoryError: in the place of torch's error.
+        MemoryError, ValueError: in the place of torch's errors.
     """
     try:
         yield
@@ -31,4 +31,12 @@ def remedies_for_memory(iteration: int, batches: list[PanopticBatch]) -> Iterato
             f"({', '.join(largest.file_names)}) need more memory than there is: {error}. Halve train.batch_size and "
             "double train.accumulate, set model.instance.mask_slots=32 or model.backbone.checkpoint_activations=true, "
             "or make the images smaller"
+        ) from None
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        height, width = batches[0].images.shape[-2:]
+        raise ValueError(
+            f"iteration {iteration}: {len(batches[0].images)} image of {height}x{width} in a process leaves a batch "
+            "norm one value per channel; set model.backbone.norm=gn, or use more images per process, or larger ones"
         ) from None
