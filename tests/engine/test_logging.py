@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import sys
+import types
 
 import pytest
 import torch
@@ -99,3 +101,65 @@ def test_rows_that_will_be_written_again_leave_the_log(tmp_path):
     with pytest.raises(ValueError, match=r"metrics.jsonl: not a row of JSON: '{\"iteration\": 2}}"):
         RunLog(tmp_path, start=4, stop=9, evaluation_due=False, device=CPU, enabled=True)
     assert path.read_text() == broken
+
+
+class FakeWandb(types.ModuleType):
+    """The part of wandb that the log uses."""
+
+    def __init__(self):
+        super().__init__("wandb")
+        self.started, self.rows, self.ended = [], [], []
+
+    def init(self, **options):
+        self.started.append(options)
+        return self
+
+    def log(self, values, step):
+        self.rows.append((step, values))
+
+    def finish(self, exit_code):
+        self.ended.append(exit_code)
+
+
+def test_weights_and_biases_gets_the_names_and_numbers_of_tensorboard(make_config, tmp_path, monkeypatch):
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    options = ("train.wandb_project=panoptic", "train.log_every=2", "evaluate.panels=0")
+    Trainer(make_config(*options), tmp_path / "run", torch.device("cpu")).run()
+    assert fake.started[0]["project"] == "panoptic"
+    assert fake.started[0]["config"]["train"]["iterations"] == 6
+    assert fake.ended == [0]
+    board = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    logged = {(step, name): value for step, values in fake.rows for name, value in values.items()}
+    for name in board.Tags()["scalars"]:
+        for event in board.Scalars(name):
+            assert logged[event.step, name] == pytest.approx(event.value, rel=1e-5)
+    assert {name for _, name in logged} == set(board.Tags()["scalars"])
+
+
+def test_a_missing_package_is_told_before_the_first_step(make_config, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ValueError, match=r"train\.wandb_project needs the package wandb: pip install wandb"):
+        Trainer(make_config("train.wandb_project=panoptic"), tmp_path, torch.device("cpu")).run()
+
+
+@pytest.mark.slow
+def test_the_real_package_works_offline(make_config, tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    Trainer(make_config("train.wandb_project=panoptic"), tmp_path / "run", torch.device("cpu")).run()
+    assert list((tmp_path / "run" / "wandb").glob("offline-run-*"))
+
+
+def test_a_busy_minute_does_not_move_the_time_left(tmp_path, monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr("upsnet.engine.logging.time.perf_counter", lambda: now[0])
+    log = RunLog(tmp_path, start=0, stop=1000, evaluation_due=False, device=torch.device("cpu"), enabled=True)
+    values = {"loss_a": 1.0, "gradient_norm": 1.0, "lr": 0.1}
+    with log:
+        for number in range(1, 11):
+            now[0] += 600.0 if number == 6 else 10.0
+            log.interval(10 * number, values, steps=10, images=80, waited=0.0)
+    left = [line.rpartition(", ")[2] for line in capsys.readouterr().out.splitlines() if "left" in line]
+    assert left[5] == "0:15:40 left"
+    assert left[-1] == "0:15:00 left"

@@ -130,6 +130,8 @@ class TrainConfig(Section):
     keep_checkpoints: Small = 2
     """How many `last*.pt` there are: the newest, and those before it in case it cannot be read."""
     evaluate_every: Count = 5000
+    wandb_project: Annotated[str, Field(max_length=128)] | None = None
+    """Also log to this project of Weights & Biases (needs the package wandb)."""
     histograms_every: Annotated[int, Field(ge=0, le=10**9)] = 0
     """Parameter histograms in TensorBoard; 0: none."""
 

@@ -1,11 +1,14 @@
-"""What a run leaves to look at: a bar or lines, `metrics.jsonl`, and TensorBoard."""
+"""The log of a run: a bar or lines, `metrics.jsonl`, TensorBoard, and Weights & Biases."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import resource
+import statistics
 import sys
 import time
+from collections import deque
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +23,25 @@ from tqdm import tqdm
 
 from upsnet.io.files import atomic_path
 
+ETA_INTERVALS = 15
+"""The time left is the median of so many intervals, so that a minute in which the machine is busy does not count."""
+
+
+def start_wandb(project: str, folder: Path, config: dict[str, Any]) -> Any:
+    """A run of Weights & Biases with the same id whenever the folder's run goes on; `WANDB_MODE=offline` works.
+
+    Raises:
+        ValueError: the package is not installed.
+    """
+    try:
+        import wandb
+    except ImportError:
+        raise ValueError("train.wandb_project needs the package wandb: pip install wandb, or remove the key") from None
+    identity = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    return wandb.init(
+        project=project, name=folder.name, id=identity, resume="allow", dir=str(folder), config=config, reinit=True
+    )
+
 
 class RunLog:
     """The log of one training run; a context manager. On ranks other than 0 it writes nothing.
@@ -32,12 +54,27 @@ class RunLog:
         evaluation_due: the evaluation of `start` will be made, so what there is of it leaves `metrics.jsonl`.
         device: whose memory is reported.
         enabled: False on the other ranks.
+        wandb_project: also log to this project of Weights & Biases, under the names of TensorBoard.
+        config: of the run, for Weights & Biases.
+
+    Raises:
+        ValueError: a project is given, and the package wandb is not installed.
     """
 
     def __init__(
-        self, folder: Path, *, start: int, stop: int, evaluation_due: bool, device: torch.device, enabled: bool
+        self,
+        folder: Path,
+        *,
+        start: int,
+        stop: int,
+        evaluation_due: bool,
+        device: torch.device,
+        enabled: bool,
+        wandb_project: str | None = None,
+        config: dict[str, Any] | None = None,
     ) -> None:
         self.enabled, self.device, self.stop = enabled, device, stop
+        self.wandb = start_wandb(wandb_project, folder, config or {}) if enabled and wandb_project else None
         self.bar = tqdm(
             initial=start,
             total=stop,
@@ -49,6 +86,7 @@ class RunLog:
         self.lines = _reopen(folder / "metrics.jsonl", start, evaluation_due) if enabled else None
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1) if enabled else None
         self._since, self._waited = time.perf_counter(), 0.0
+        self._step_seconds: deque[float] = deque(maxlen=ETA_INTERVALS)
 
     def __enter__(self) -> RunLog:
         return self
@@ -60,6 +98,8 @@ class RunLog:
         if self.board is not None and self.lines is not None:
             self.board.close()
             self.lines.close()
+        if self.wandb is not None:
+            self.wandb.finish(exit_code=0 if kind is None else 1)
 
     def say(self, text: str) -> None:
         """Shows a line, above the bar if there is one."""
@@ -80,9 +120,12 @@ class RunLog:
         row = {"iteration": iteration, **values, **({"speed": speed} if speed else {})}
         self.lines.write(json.dumps(row) + "\n")
         self.lines.flush()
-        for group, numbers in ((prefix, values), ("speed", speed or {})):
-            for name, value in numbers.items():
-                self.board.add_scalar(f"{group}/{name}", value, iteration)
+        named = {f"{prefix}/{name}": value for name, value in values.items()}
+        named |= {f"speed/{name}": value for name, value in (speed or {}).items()}
+        for name, value in named.items():
+            self.board.add_scalar(name, value, iteration)
+        if self.wandb is not None:
+            self.wandb.log(named, step=iteration)
 
     def interval(self, iteration: int, values: dict[str, float], *, steps: int, images: int, waited: float) -> None:
         """Logs the means of an interval, and how fast it was.
@@ -108,7 +151,8 @@ class RunLog:
             f"{speed['images_per_s']:.1f} img/s, data {speed['data_wait']:.0%}, {speed['memory_gb']:.1f} GB"
         )
         if self.bar.disable:
-            left = timedelta(seconds=round((self.stop - iteration) * seconds / steps))
+            self._step_seconds.append(seconds / steps)
+            left = timedelta(seconds=round((self.stop - iteration) * statistics.median(self._step_seconds)))
             self.say(f"iteration {iteration}/{self.stop}: {text}, {left} left")
         else:
             self.bar.set_postfix_str(text, refresh=False)

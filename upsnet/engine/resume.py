@@ -32,6 +32,7 @@ FREE_TO_CHANGE = frozenset(
         "train.iterations",  # to lengthen or shorten a run
         "train.keep_checkpoints",
         "train.steps",
+        "train.wandb_project",
     }
 )
 """Keys of the config that may differ when a run is resumed."""

@@ -236,6 +236,8 @@ class Trainer:
             evaluation_due=self.evaluation_due,
             device=self.device,
             enabled=self.is_main,
+            wandb_project=self.config.train.wandb_project,
+            config=self.config.dump(),
         )
         with log, StopSignals() as signals:
             if self.evaluation_due:
