@@ -23,6 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from torch.nn import functional as F
 
 from upsnet.ops.panoptic_fusion import reference
 from upsnet.ops.panoptic_fusion.pipeline import implementation_for, panoptic_map
-from upsnet.ops.panoptic_fusion.slots import STRIDE, Slots, competing, place_slots
+from upsnet.ops.panoptic_fusion.slots import STRIDE, Slots, place_slots
 
 SIZES = (((800, 1333), 53, 80), ((1024, 2048), 11, 8))
 INSTANCES, BATCHES = (0, 30, 100), (1, 4, 8)
@@ -67,7 +68,7 @@ def naive(inputs: Inputs, size: tuple[int, int], num_stuff: int) -> Tensor:
     """The full volume, as one would write it first."""
     logits, *instances = inputs
     slots = place_slots(*instances, size)
-    slots = competing(slots, reference.keep_instances(slots, size, Fraction(OVERLAP).limit_denominator(100)), "unified")
+    slots = replace(slots, valid=reference.keep_instances(slots, size, Fraction(OVERLAP).limit_denominator(100)))
     semantic = F.interpolate(logits, scale_factor=STRIDE, mode="bilinear")[..., : size[0], : size[1]]
     return reference.panoptic_logits(semantic, slots, num_stuff).argmax(1).int()
 

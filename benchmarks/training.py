@@ -12,7 +12,8 @@ torchvision's on every foreground RoI (`mask_rois`: images together). Each side 
 steps take turns. `cpu_s` counts all threads; `peak_mb` is what steps add to the built model: gradients, momentum,
 activations. `tv_over_ours` above 1 means that ours takes less. Batches are ready before the clock starts, so no step
 waits for data. `recorded`: our step is a CUDA graph (torchvision's cannot be one). CUDA runs in bf16 autocast, the CPU
-in float32. `operators` are ATen calls (on CUDA: kernels).
+in float32. `operators` are ATen calls (on CUDA: kernels). `ddp`: as one of several processes, here the only one:
+torchvision's under `DistributedDataParallel`, ours with `engine.distributed.FlatGradients`.
 """
 
 from __future__ import annotations
@@ -34,8 +35,10 @@ from typing import IO, Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from operator_counts import count_on_cpu, count_on_cuda
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
@@ -43,6 +46,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from upsnet.categories import known_categories
 from upsnet.config import load_config
 from upsnet.data.loader import collate
+from upsnet.engine.distributed import FlatGradients
 from upsnet.engine.optim import add_gradients, copy_losses
 from upsnet.models.build import build_model
 from upsnet.models.compiled import compile_loss, with_slots_padded
@@ -56,6 +60,8 @@ FORMS = ("", "-compiled", "-recorded", "-compiled-recorded")
 CASES = [
     "r50-320x480-b2",
     *(f"{n}-{h}x{w}-b{b}{form}" for form in FORMS for n, (h, w) in SIZES.items() for b in (1, 2, 8)),
+    "r50-320x480-b2-ddp",
+    "r50-800x1333-b2-recorded-ddp",
 ]
 OBJECTS = 8
 OPTIONS = ("model.backbone.weights=null", "model.instance.mask_slots=32")
@@ -101,10 +107,13 @@ class Ours:
         self.run = partial(add_gradients, model, weights, "bf16" if device.type == "cuda" else "fp32", 1.0)
         self.recorded = RecordedFunction(device, copy_losses) if case["recorded"] else None
         self.batch = with_slots_padded(self.batch) if case["recorded"] else self.batch
+        self.flat = FlatGradients(model) if case["ddp"] else None
 
     def add_gradients(self) -> None:
-        """Forward, losses, backward."""
+        """Forward, losses, backward, and the exchange of gradients."""
         _ = self.run(self.batch) if self.recorded is None else self.recorded(self.run, self.batch)
+        if self.flat is not None:
+            self.flat.average()
 
 
 class Torchvision:
@@ -120,6 +129,8 @@ class Torchvision:
         self.model.to(device)
         calm(backbone.body)
         self.run = torch.compile(self.model) if case["compiled"] else self.model
+        if case["ddp"]:
+            self.run = DistributedDataParallel(self.run, gradient_as_bucket_view=True)
         self.mask_layer: nn.Module = self.model.roi_heads.mask_predictor.conv5_mask
         assert batch.target is not None
         truth = batch.target
@@ -154,11 +165,14 @@ class Worker:
         torch.manual_seed(0)
         torch.set_num_threads(case["threads"])
         self.device = torch.device(case["device"])
+        if case["ddp"]:
+            backend = "nccl" if self.device.type == "cuda" else "gloo"
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
         side = Ours if case["side"] == "ours" else Torchvision
         self.side = side(case, make_batch(tuple(case["size"]), case["batch"]), self.device)
         parameters = [p for p in self.side.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.SGD(parameters, lr=1e-6, momentum=0.9, weight_decay=1e-4, fused=True)
-        self.compiled, self.recorded = case["compiled"], case["recorded"]
+        self.compiled, self.recorded, self.ddp = case["compiled"], case["recorded"], case["ddp"]
         gc.collect()
         if self.device.type == "cpu":
             ctypes.CDLL("libc.so.6").malloc_trim(0)
@@ -172,7 +186,7 @@ class Worker:
         """Forward, losses, backward, update."""
         self.side.add_gradients()
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=not self.recorded)
+        self.optimizer.zero_grad(set_to_none=not self.recorded and not self.ddp)
 
     def step(self) -> dict[str, float]:
         """One step and its cost so far."""
@@ -241,9 +255,10 @@ def serve(case: dict[str, Any], requests: IO[str]) -> None:
 
 def measure(name: str, device: str, repeats: int, threads: int) -> dict[str, Any]:
     """One row: both sides, taking turns."""
-    ((model, size, batch, compiled, recorded),) = re.findall(r"(r\d+)-(\S+x\d+)-b(\d+)(-compiled)?(-recorded)?", name)
+    pattern = r"(r\d+)-(\S+x\d+)-b(\d+)(-compiled)?(-recorded)?(-ddp)?"
+    ((model, size, batch, compiled, recorded, ddp),) = re.findall(pattern, name)
     case = {"model": model, "device": device, "size": [int(n) for n in size.split("x")], "batch": int(batch)}
-    case |= {"compiled": bool(compiled), "recorded": bool(recorded), "threads": threads}
+    case |= {"compiled": bool(compiled), "recorded": bool(recorded), "ddp": bool(ddp), "threads": threads}
     sides = {side: Child({**case, "side": side}) for side in ("ours", "torchvision")}
     steps: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     warm_up = 12 if compiled else 2  # sizes that vary compile anew, until torch gives up on them

@@ -25,8 +25,12 @@ def shown(value: Any) -> str:
         text = repr(value)
     except (RecursionError, ValueError):
         return f"a {type(value).__name__}"
-    text = text.encode("utf-8", "backslashreplace").decode()
-    return text if len(text) <= LENGTH else f"{text[: LENGTH - 20]} ... {text[-15:]}"
+    return cut(text.encode("utf-8", "backslashreplace").decode(), LENGTH)
+
+
+def cut(text: str, length: int) -> str:
+    """The text, without its middle if it is longer than `length` characters."""
+    return text if len(text) <= length else f"{text[: length - 20]} ... {text[-15:]}"
 
 
 def parse_yaml(text: str, *, source: str) -> Any:

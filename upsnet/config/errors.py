@@ -8,13 +8,13 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from upsnet.text import shown
+from upsnet.text import cut, shown
 
 
 def explain(error: ValidationError, root: type[BaseModel]) -> str:
     """The first problem, an unknown key before all others; `root` is the model that was validated."""
     problem = min(error.errors(), key=_rank)
-    path, sections = _walk(problem["loc"], root)
+    path, sections = _walk(problem["loc"], root, is_key=problem["type"] == "extra_forbidden")
     key = ".".join(path)
     more = "" if error.error_count() == 1 else f" (and {error.error_count() - 1} more)"
     if problem["type"] == "extra_forbidden":
@@ -24,7 +24,7 @@ def explain(error: ValidationError, root: type[BaseModel]) -> str:
         return f"unknown key {shown(key)}; {hint}{more}"
     if problem["type"] == "missing":
         return f"key {key!r} is missing, expected a value{more}"
-    message = problem["msg"].removeprefix("Value error, ")
+    message = cut(problem["msg"].removeprefix("Value error, "), 300)  # it may quote the value
     if not key:
         return f"{message}{more}"
     # Of a section, the message tells which of its keys contradict each other.
@@ -37,12 +37,17 @@ def _rank(problem: Any) -> tuple[bool, int, bool]:
     return problem["type"] != "extra_forbidden", -len(problem["loc"]), problem["type"] != "literal_error"
 
 
-def _walk(location: tuple[int | str, ...], root: type[BaseModel]) -> tuple[list[str], list[type[BaseModel]]]:
-    """The keys as the user wrote them, without the tags of unions, and the sections that the last key stands in."""
+def _walk(
+    location: tuple[int | str, ...], root: type[BaseModel], *, is_key: bool
+) -> tuple[list[str], list[type[BaseModel]]]:
+    """The keys as the user wrote them, without the tags of unions, and the sections that the last key stands in.
+
+    `is_key`: the last part is a key, whatever it looks like; otherwise it may be the tag of a union's member.
+    """
     path: list[str] = []
     inner = holders = [root]
-    for part in location:
-        if "[" in str(part):  # a member of a union
+    for index, part in enumerate(location):
+        if "[" in str(part) and not (is_key and index == len(location) - 1):  # a member of a union
             continue
         tagged = [s for s in inner if len(inner) > 1 and part in get_args(s.model_fields["format"].annotation)]
         if tagged:
