@@ -24,9 +24,9 @@ import torch
 
 from upsnet.config import load_config
 from upsnet.data.shapes import Shapes
-from upsnet.engine.optim import autocast_dtype
 from upsnet.engine.train import Trainer
 from upsnet.io.predictions import write_samples
+from upsnet.ops.backend import autocast_dtype
 
 ROOT = Path(__file__).parents[1]
 SCHEDULE = [

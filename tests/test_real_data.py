@@ -44,7 +44,8 @@ def test_written_predictions_score_alike_here_and_with_the_peer(real_data, run_t
         "model.instance.box_channels=32", "model.instance.mask_channels=16",
         "model.panoptic.stuff_area_limit=64", "data.augment.short_sides=[200]",
         "data.test_short_side=200", "train.batch_size=2", "train.iterations=12", "train.lr=0.02",
-        "train.clip_gradient=5", "train.warmup_iterations=0", "train.evaluate_every=12", "train.checkpoint_every=12",
+        "train.clip_gradient=5", "train.warmup_iterations=0", "train.steps=[]", "train.evaluate_every=12",
+        "train.checkpoint_every=12",
         "evaluate.panels=0", "evaluate.instance=false", "train.precision=fp32",
     ]  # fmt: skip
     code, _, err = run_tool("train", "--config", ROOT / "configs/coco_r50.yaml", "--output", tmp_path / "run", *options)

@@ -8,10 +8,11 @@ import torch
 
 from upsnet.data.loader import open_dataset
 from upsnet.engine.evaluate import comparison_panel, evaluate, headline
-from upsnet.engine.optim import autocast_dtype, build_optimizer, learning_rate
+from upsnet.engine.optim import build_optimizer, learning_rate
 from upsnet.engine.train import Trainer
 from upsnet.models.build import build_model
 from upsnet.models.checkpoint import Checkpoint, load_checkpoint, load_weights, save_checkpoint
+from upsnet.ops.backend import autocast_dtype
 
 CPU = torch.device("cpu")
 
@@ -141,13 +142,16 @@ def test_ap_may_be_measured_in_the_last_evaluation_only(make_config, tmp_path):
     assert again["instance"] is not None, "an evaluation on its own is the last one"
 
 
-def test_evaluation_of_one_checkpoint_is_the_same_at_any_batch_size(finished, make_config):
+def test_evaluation_of_one_checkpoint_is_the_same_at_any_batch_size_and_precision(finished, make_config):
     checkpoint = load_checkpoint(finished / "model.pt")
     data = open_dataset(checkpoint.config.data.val, checkpoint.categories)
     found = [
-        evaluate(checkpoint.build(), data, make_config(f"evaluate.batch_size={n}"), CPU, progress=False) for n in (1, 3)
+        evaluate(checkpoint.build(), data, make_config(f"evaluate.{change}"), CPU, progress=False)
+        for change in ("batch_size=1", "batch_size=3", "precision=bf16")
     ]
-    assert found[0]["panoptic"]["All"]["pq"] == pytest.approx(found[1]["panoptic"]["All"]["pq"], abs=0.5)
+    for changed in found[1:]:
+        assert found[0]["panoptic"]["All"]["pq"] == pytest.approx(changed["panoptic"]["All"]["pq"], abs=0.5)
+    assert found[0] != found[2], "bfloat16 rounds"
     assert found[0]["panoptic"]["All"]["pq"] == pytest.approx(checkpoint.metrics["panoptic"]["All"]["pq"], abs=0.5)
 
 
@@ -166,6 +170,18 @@ def test_checkpoints_of_others_are_refused(tmp_path, model, config, dataset):
         changed.build()
     with pytest.raises(ValueError, match="the first is"):
         load_weights(model, {}, source="x")
+
+
+def test_a_schedule_that_does_not_fit_the_run_is_refused_by_training_alone(make_config, tmp_path, finished):
+    for change, remedy in (
+        ("train.warmup_iterations=50", r"is longer than train\.iterations=\d+.*set train\.warmup_iterations=\d+"),
+        ("train.steps=[2, 5000]", r"not all within train\.iterations=\d+.*set train\.steps=\[2\]"),
+    ):
+        schedule = ("train.schedule=step", "train.iterations=20", change)
+        with pytest.raises(ValueError, match=remedy):
+            Trainer(make_config(*schedule), tmp_path / "refused", CPU)
+        assert not (tmp_path / "refused").exists()
+        load_checkpoint(finished / "model.pt", schedule).build()
 
 
 def test_the_learning_rate_follows_its_schedule(make_config):
@@ -198,6 +214,8 @@ def test_precision_is_bf16_only_where_it_is_native(monkeypatch):
     for is_native, dtype in ((True, torch.bfloat16), (False, None)):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda found=is_native: found)
         assert autocast_dtype("auto", CPU) is dtype
+    with pytest.raises(ValueError, match=r"precision is 'half', expected auto, fp32, bf16 or fp16"):
+        autocast_dtype("half", CPU)
 
 
 def test_models_of_one_seed_are_equal(config, dataset):

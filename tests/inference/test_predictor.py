@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.models.upsnet.test_upsnet import lively
@@ -68,6 +69,25 @@ def test_an_exported_checkpoint_predicts_the_same(checkpoint, tmp_path):
     a, b = (PanopticPredictor.from_checkpoint(path, "cpu")(image) for path in (checkpoint, tmp_path / "slim.pt"))
     np.testing.assert_array_equal(a.segment_ids, b.segment_ids)
     assert a.segments == b.segments
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_layers_compute_in_the_precision_asked_for(checkpoint, precision):
+    predictor = PanopticPredictor.from_checkpoint(checkpoint, "cpu", precision=precision)
+    found = []
+    for module in predictor.model.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_hook(lambda _, __, output: found.append(output.dtype))
+    check(predictor(Shapes(1, (50, 70))[0].image), (50, 70))
+    assert (torch.bfloat16 in found) == (precision == "bf16"), "the scores of boxes stay in float32"
+
+
+def test_the_precision_of_an_exported_graph_is_fixed(predictor):
+    class Exported:
+        pass
+
+    with pytest.raises(ValueError, match=r"precision=bf16 with an exported graph.*export it again with --precision"):
+        PanopticPredictor(Exported(), predictor.categories, predictor.make_input, precision="bf16")
 
 
 def test_pictures_show_segments_and_leave_void(tmp_path):

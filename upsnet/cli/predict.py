@@ -39,7 +39,9 @@ def main(argv: Sequence[str]) -> int:
 
     is_video = args.input.suffix.lower() in VIDEO_SUFFIXES
     images = list_images(args.input) if args.input.is_dir() else [args.input]
-    predictor = PanopticPredictor.from_checkpoint(args.checkpoint, args.device, trust=args.trust)
+    predictor = PanopticPredictor.from_checkpoint(
+        args.checkpoint, args.device, trust=args.trust, precision=args.precision
+    )
     if is_video:
         predict_video(predictor, args.input, args.output)
         return 0
@@ -60,6 +62,12 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--input", type=Path, required=True, help="image, folder of images, or video")
     parser.add_argument("--output", type=Path, required=True, help="folder for the results")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: the GPU if there is one)")
+    parser.add_argument(
+        "--precision",
+        choices=["auto", "fp32", "bf16", "fp16"],
+        default="fp32",
+        help="of convolutions and linear layers of a checkpoint; auto: bf16 where it is native (default: fp32)",
+    )
     parser.add_argument(
         "--trust", action="store_true", help="load a compiled .pt2, which is machine code; only from people you trust"
     )

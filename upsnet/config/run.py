@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from upsnet.config.section import Count, Fraction, Positive, Section, Side, Size, Small, Weight
+from upsnet.config.section import Count, Fraction, Positive, Precision, Section, Side, Size, Small, Weight
 from upsnet.config.upsnet import UPSNetConfig
 
 ModelConfig = UPSNetConfig
@@ -115,7 +115,7 @@ class TrainConfig(Section):
     steps: Annotated[tuple[Count, ...], Field(max_length=1000)] = ()
     gamma: Fraction = 0.1
     clip_gradient: Positive | None = None
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Precision = "auto"
     """auto: bf16 autocast where the device computes it natively, else fp32. fp16: autocast with a scaled loss, for GPUs
     without bf16 (V100, T4); a step whose gradient overflows is left out."""
     compile: bool = False
@@ -147,17 +147,6 @@ class TrainConfig(Section):
             raise ValueError(f"steps {self.steps} must increase")
         if self.compile and self.sync_batch_norm:
             raise ValueError("compile=true cannot go with sync_batch_norm=true, which torch does not compile; drop one")
-        if self.warmup_iterations > self.iterations:
-            raise ValueError(
-                f"warmup_iterations={self.warmup_iterations} is longer than iterations={self.iterations}, so the rate "
-                f"never reaches lr; set train.warmup_iterations={self.iterations // 10}, or train longer"
-            )
-        if self.schedule == "step" and any(step >= self.iterations for step in self.steps):
-            within = [step for step in self.steps if step < self.iterations]
-            raise ValueError(
-                f"steps={list(self.steps)} are not all within iterations={self.iterations}, so the rate does not decay "
-                f"as planned; set train.steps={within}, or train longer"
-            )
         return self
 
 
@@ -165,6 +154,8 @@ class EvaluateConfig(Section):
     """How the model is judged."""
 
     batch_size: Small = 1
+    precision: Precision = "fp32"
+    """Of convolutions and linear layers, as `train.precision`; the fusion computes in float32."""
     instance: bool | Literal["last"] = True
     """Also COCO's instance AP (slower: it needs the second detection list). last: only in the last evaluation of a
     training."""

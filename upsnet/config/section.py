@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -35,6 +35,9 @@ Count = Annotated[int, Field(ge=1, le=10**9)]
 
 Small = Annotated[int, Field(ge=1, le=8192)]
 """Images of a batch, or files of a folder."""
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+"""Of convolutions and linear layers. auto: bf16 where the device computes it natively, else fp32."""
 
 
 class Section(BaseModel):

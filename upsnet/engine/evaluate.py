@@ -28,6 +28,7 @@ from upsnet.metrics.instance_ap import InstanceAP, encode_window
 from upsnet.metrics.panoptic_quality import PanopticQuality, SegmentTable
 from upsnet.metrics.semantic_iou import SemanticIoU
 from upsnet.models.base import PanopticModel
+from upsnet.ops.backend import autocast
 from upsnet.report.collector import ReportCollector
 from upsnet.structures import Instances, PanopticBatch, PanopticOutput, Sample
 
@@ -166,9 +167,12 @@ def evaluate(
         for batch in tqdm(loader, desc="evaluate", disable=None if progress and rank == 0 else True, leave=False):
             if stop is not None and stop.received:
                 break
-            output = model.predict(
-                batch.to(device), with_semantic=meters.semantic is not None, with_instances=meters.instance is not None
-            )
+            with autocast(config.evaluate.precision, device):
+                output = model.predict(
+                    batch.to(device),
+                    with_semantic=meters.semantic is not None,
+                    with_instances=meters.instance is not None,
+                )
             meters.update(batch, output)
             if report is not None:
                 _add_to_report(report, batch, output)
@@ -200,7 +204,9 @@ def comparison_panel(
 ) -> npt.NDArray[np.uint8] | None:
     """Predictions beside truth for the first `evaluate.panels` images, in one picture [H, W, 3]."""
     training = model.training
-    predictor = PanopticPredictor(model, dataset.categories, InferenceInput(config.data, model.input_form), device)
+    make_input = InferenceInput(config.data, model.input_form)
+    precision = config.evaluate.precision
+    predictor = PanopticPredictor(model, dataset.categories, make_input, device, precision=precision)
     pictures = []
     for index in range(min(config.evaluate.panels, len(dataset))):
         sample = dataset[index]

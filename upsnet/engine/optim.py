@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from upsnet.config import TrainConfig
+from upsnet.ops.backend import autocast
 from upsnet.structures import PanopticBatch
 
 
@@ -26,6 +27,28 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
         return torch.optim.AdamW(groups, lr=config.peak_lr, fused=fused)
     nesterov = config.nesterov and config.momentum > 0
     return torch.optim.SGD(groups, lr=config.peak_lr, momentum=config.momentum, nesterov=nesterov, fused=fused)
+
+
+def require_schedule(config: TrainConfig) -> None:
+    """Checks that the warm-up and the decay happen within the run.
+
+    Training checks it, and not the config: a finished checkpoint of any schedule predicts.
+
+    Raises:
+        ValueError: they do not; the message names the key and a value that fits.
+    """
+    if config.warmup_iterations > config.iterations:
+        raise ValueError(
+            f"train.warmup_iterations={config.warmup_iterations} is longer than train.iterations={config.iterations}, "
+            "so the rate never reaches train.lr; "
+            f"set train.warmup_iterations={config.iterations // 10}, or train longer"
+        )
+    within = [step for step in config.steps if step < config.iterations]
+    if config.schedule == "step" and len(within) < len(config.steps):
+        raise ValueError(
+            f"train.steps={list(config.steps)} are not all within train.iterations={config.iterations}, so the rate "
+            f"does not decay as planned; set train.steps={within}, or train longer"
+        )
 
 
 def learning_rate(config: TrainConfig, iteration: int) -> float:
@@ -57,12 +80,10 @@ def add_gradients(
 
     Args:
         model: a `PanopticModel` while training, maybe wrapped for several processes.
-        precision: as `autocast_dtype` takes it.
+        precision: as `ops.backend.autocast` takes it.
         scale: scales the sum before the backward pass (`gradient_scaler`).
     """
-    device = batch.images.device
-    dtype = autocast_dtype(precision, device)
-    with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+    with autocast(precision, batch.images.device):
         losses: dict[str, Tensor] = model(batch)
     total = weighted_total(losses, weights) * share
     (total if scale is None else scale(total)).backward()
@@ -91,14 +112,3 @@ def clip_gradient(model: nn.Module, limit: float | None) -> Tensor:
 def gradient_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler | None:
     """Scales losses of fp16, whose small gradients would become 0; None for other precisions, which need none."""
     return torch.amp.GradScaler(device.type) if precision == "fp16" else None
-
-
-def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """The type of `precision`; `auto` is bfloat16 where the device computes it natively. None: full float32."""
-    if precision == "auto":
-        if device.type == "cuda":
-            native = torch.cuda.is_bf16_supported(including_emulation=False)
-        else:
-            native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-        precision = "bf16" if native else "fp32"
-    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)

@@ -25,6 +25,7 @@ FREE_TO_CHANGE = frozenset(
         "evaluate.batch_size",
         "evaluate.instance",
         "evaluate.panels",
+        "evaluate.precision",
         "model.backbone.checkpoint_activations",  # for the run that met too large a picture
         *(f"train.{name}_every" for name in ("log", "checkpoint", "evaluate", "histograms")),
         "train.compile",  # for the run whose graph does not compile
@@ -33,6 +34,7 @@ FREE_TO_CHANGE = frozenset(
         "train.keep_checkpoints",
         "train.steps",
         "train.wandb_project",
+        "train.warmup_iterations",
     }
 )
 """Keys of the config that may differ when a run is resumed."""
@@ -161,7 +163,7 @@ def checkpoint_bytes(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -
 
 def _complete(checkpoint: Checkpoint, path: Path) -> TrainingState:
     state: dict[str, Any] = dict(checkpoint.training or {})
-    absent = sorted(TrainingState.__annotations__.keys() - state.keys())
+    absent = sorted(TrainingState.__annotations__.keys() - {"scaler"} - state.keys())  # older files have no scaler
     if checkpoint.training is None or absent:
         raise ValueError(
             f"{path}: holds no {', '.join(absent)}, expected the last.pt of a run; begin a new run with --init {path}"

@@ -32,6 +32,7 @@ from upsnet.engine.optim import (
     copy_losses,
     gradient_scaler,
     learning_rate,
+    require_schedule,
 )
 from upsnet.engine.prefetch import Prefetcher
 from upsnet.engine.profiling import StepProfiler
@@ -170,6 +171,7 @@ class Trainer:
         profile: bool = False,
     ) -> None:
         self.config, self.output, self.device = config, output, device
+        require_schedule(config.train)
         require_equal_shares(config.train.batch_size, distributed.world_size())
         self.is_main = distributed.rank() == 0
         self.files = CheckpointFiles(output, config.train.keep_checkpoints)

@@ -24,7 +24,7 @@ from upsnet.io.predictions import to_prediction
 from upsnet.models.base import PanopticModel
 from upsnet.models.checkpoint import Checkpoint, load_checkpoint
 from upsnet.models.inference_form import fold_norms
-from upsnet.ops.backend import has_kernels, usable_device
+from upsnet.ops.backend import autocast, has_kernels, usable_device
 from upsnet.structures import PanopticPrediction
 
 Picture = str | Path | Image.Image | npt.NDArray[np.uint8]
@@ -40,9 +40,11 @@ class PanopticPredictor:
         device: where it runs.
         cuda_graph: record the model once for each combination of sizes, and replay it from then on: the GPU no longer
             waits for Python. Pays where many pictures have the same size.
+        precision: of convolutions and linear layers: `fp32`, `bf16`, `fp16`, or `auto` (bf16 where the device computes
+            it natively). The fusion computes in float32. An exported graph has the precision it was exported with.
 
     Raises:
-        ValueError: there is no such device, or nothing to record.
+        ValueError: there is no such device, nothing to record, or a precision for an exported graph.
     """
 
     def __init__(
@@ -53,8 +55,14 @@ class PanopticPredictor:
         device: torch.device | str = "cpu",
         *,
         cuda_graph: bool = False,
+        precision: str = "fp32",
     ) -> None:
-        self.device = usable_device(device)
+        if precision != "fp32" and not isinstance(model, PanopticModel):
+            raise ValueError(
+                f"precision={precision} with an exported graph, whose precision is fixed; "
+                "export it again with --precision, or give the checkpoint"
+            )
+        self.device, self.precision = usable_device(device), precision
         self.model: PanopticModel | ExportedModel | GraphedModel = model
         if isinstance(model, PanopticModel):
             model.eval().to(self.device)
@@ -64,7 +72,7 @@ class PanopticPredictor:
                     f"cuda_graph=True with {type(model).__name__} on {self.device}, "
                     "expected a checkpoint on a GPU, and Triton"
                 )
-            self.model = GraphedModel(model, self.device)
+            self.model = GraphedModel(model, self.device, precision)
         self.categories = categories
         self.make_input = make_input
 
@@ -76,6 +84,7 @@ class PanopticPredictor:
         *,
         cuda_graph: bool = False,
         trust: bool = False,
+        precision: str = "fp32",
     ) -> PanopticPredictor:
         """Loads a checkpoint or an exported graph.
 
@@ -86,25 +95,31 @@ class PanopticPredictor:
             device: by default the GPU if there is one (and the file can use it).
             cuda_graph: see the class.
             trust: also load a compiled `.pt2`, which is machine code.
+            precision: see the class.
 
         Raises:
             FileNotFoundError, ValueError: no such file, not a checkpoint, or not for this device.
         """
         if Path(path).suffix in (".pt2", ".onnx"):
             model, categories, make_input = load_graph(Path(path), device, trust=trust)
-            return cls(model, categories, make_input, model.device, cuda_graph=cuda_graph)
-        return cls.of(load_checkpoint(Path(path)), device, cuda_graph=cuda_graph)
+            return cls(model, categories, make_input, model.device, cuda_graph=cuda_graph, precision=precision)
+        return cls.of(load_checkpoint(Path(path)), device, cuda_graph=cuda_graph, precision=precision)
 
     @classmethod
     def of(
-        cls, checkpoint: Checkpoint, device: torch.device | str | None = None, *, cuda_graph: bool = False
+        cls,
+        checkpoint: Checkpoint,
+        device: torch.device | str | None = None,
+        *,
+        cuda_graph: bool = False,
+        precision: str = "fp32",
     ) -> PanopticPredictor:
         """A predictor for a loaded checkpoint; norms are folded into the convolutions, which lie channels last."""
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         model = fold_norms(checkpoint.build())
         make_input = InferenceInput(checkpoint.config.data, model.input_form)
         model.to(memory_format=torch.channels_last)
-        return cls(model, checkpoint.categories, make_input, device, cuda_graph=cuda_graph)
+        return cls(model, checkpoint.categories, make_input, device, cuda_graph=cuda_graph, precision=precision)
 
     @overload
     def __call__(self, images: Picture) -> PanopticPrediction: ...  # type: ignore[overload-overlap]
@@ -125,7 +140,8 @@ class PanopticPredictor:
             return []
         found = [self._pixels(image) for image in images]
         batch = self.make_input([pixels for pixels, _ in found], [size for _, size in found])
-        output = self.model.predict(batch.to(self.device))
+        with autocast(self.precision, self.device):
+            output = self.model.predict(batch.to(self.device))
         return [to_prediction(output, row, self.categories) for row in range(len(batch))]
 
     def _pixels(self, image: Picture) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:

@@ -36,6 +36,32 @@ def training_format(device: torch.device) -> torch.memory_format:
     return torch.channels_last if is_wide else torch.contiguous_format
 
 
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """The type of a precision (`auto`, `fp32`, `bf16`, `fp16`); None: full float32.
+
+    `auto` is bfloat16 where the device computes it natively.
+
+    Raises:
+        ValueError: another word.
+    """
+    types = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if precision == "auto":
+        if device.type == "cuda":
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+        precision = "bf16" if native else "fp32"
+    if precision not in types:
+        raise ValueError(f"precision is {precision!r}, expected auto, fp32, bf16 or fp16")
+    return types[precision]
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """A context in which convolutions and linear layers compute as `autocast_dtype` says."""
+    dtype = autocast_dtype(precision, device)
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
 @contextmanager
 def exporting() -> Iterator[None]:
     """Inside, operators take the form that other runtimes know.
