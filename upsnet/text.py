@@ -28,6 +28,12 @@ def shown(value: Any) -> str:
     return cut(text.encode("utf-8", "backslashreplace").decode(), LENGTH)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, cut if it is long; the name of its type if it has no message."""
+    lines = str(error).strip().splitlines()
+    return cut(lines[0], 300) if lines else type(error).__name__
+
+
 def cut(text: str, length: int) -> str:
     """The text, without its middle if it is longer than `length` characters."""
     return text if len(text) <= length else f"{text[: length - 20]} ... {text[-15:]}"

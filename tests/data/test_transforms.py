@@ -174,6 +174,20 @@ def test_training_and_prediction_see_the_same_pixels_of_a_large_jpeg(tmp_path, m
     assert difference.float().mean() < 2
 
 
+def test_a_turned_jpeg_is_read_for_its_upright_size(tmp_path, make_config):
+    """For a network of fixed size the reduction of 600 x 400 and of 400 x 600 differ."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(natural((600, 400)).image).save(tmp_path / "turned.jpg", exif=exif)
+    config = make_config("data.test_short_side=80", "data.test_max_side=134").data
+    predictor = PanopticPredictor(nn.Identity(), None, InferenceInput(config, network_size=(96, 192)))
+    pixels, size = predictor._pixels(tmp_path / "turned.jpg")
+    assert size == (400, 600)
+    make_input = predictor.make_input
+    assert make_input.reduction((400, 600)) != make_input.reduction((600, 400))
+    assert make_input([pixels], [size]).original_sizes == [(400, 600)]
+
+
 def test_a_reduction_leaves_half_as_many_pixels_again_as_are_wanted():
     for scaled, factor in (((100, 200), 1), ((34, 66), 1), ((33, 66), 2), ((16, 33), 4), ((8, 16), 8), ((1, 1), 8)):
         assert T.Geometry.whole((100, 200), scaled).reduction == factor

@@ -37,6 +37,18 @@ def test_the_largest_batch_is_at_the_largest_scale(make_config):
     assert all(min(size) == 64 for size in batch.network_sizes)
 
 
+def test_the_largest_batch_holds_images_of_one_aspect_as_in_training(make_config):
+    class Mixed(Shapes):
+        def size(self, index):
+            return (64, 96) if index % 2 else (96, 64)
+
+        def __getitem__(self, index):
+            return Shapes(1, self.size(index))[0]
+
+    batch = largest_batch(Mixed(6, (64, 96)), make_config("train.batch_size=4"), MULTIPLES_OF_32)
+    assert len(set(batch.network_sizes)) == 1
+
+
 def test_more_images_than_the_set_has_are_repeated(make_config):
     config = make_config("train.batch_size=30")
     assert len(largest_batch(Shapes(2, (64, 96)), config, MULTIPLES_OF_32)) == 30

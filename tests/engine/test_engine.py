@@ -162,6 +162,11 @@ def test_checkpoints_of_others_are_refused(tmp_path, model, config, dataset):
     for name in ("foreign.pt", "text.pt", "code.pt"):
         with pytest.raises(ValueError, match=name):
             load_checkpoint(tmp_path / name)
+    save_checkpoint(tmp_path / "whole.pt", Checkpoint(config, dataset.categories, model.state_dict()))
+    # A pickle of a string of 3 GB, and behind it a zip archive: torch would read the pickle.
+    (tmp_path / "both.pt").write_bytes(b"X\0\0\0\xc1" + (tmp_path / "whole.pt").read_bytes())
+    with pytest.raises(ValueError, match=r"both\.pt: .*does not begin as a zip archive"):
+        load_checkpoint(tmp_path / "both.pt")
     with pytest.raises(FileNotFoundError, match=r"none\.pt"):
         load_checkpoint(tmp_path / "none.pt")
     save_checkpoint(tmp_path / "a.pt", Checkpoint(config, dataset.categories, model.state_dict()))
@@ -262,3 +267,6 @@ def test_fp16_scales_the_loss_and_skips_steps_that_overflow(make_config, tmp_pat
     assert trainer._scaler.get_scale() < scale
     again = Trainer(make_config(*options, "train.precision=fp16"), tmp_path / "fp16", CPU, resume=True)
     assert again._scaler.get_scale() == state["scaler"]["scale"]
+    again._scaler.load_state_dict({**state["scaler"], "scale": 1e-5})
+    with pytest.raises(FloatingPointError, match=r"the loss scale of train\.precision=fp16 has fallen to 1\.0e-05"):
+        again._require_loss_scale()

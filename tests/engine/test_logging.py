@@ -114,8 +114,11 @@ class FakeWandb(types.ModuleType):
         self.started.append(options)
         return self
 
-    def log(self, values, step):
-        self.rows.append((step, values))
+    def define_metric(self, name, step_metric):
+        assert (name, step_metric) == ("*", "iteration")
+
+    def log(self, values):
+        self.rows.append((values["iteration"], {k: v for k, v in values.items() if k != "iteration"}))
 
     def finish(self, exit_code):
         self.ended.append(exit_code)
@@ -135,11 +138,26 @@ def test_weights_and_biases_gets_the_names_and_numbers_of_tensorboard(make_confi
         for event in board.Scalars(name):
             assert logged[event.step, name] == pytest.approx(event.value, rel=1e-5)
     assert {name for _, name in logged} == set(board.Tags()["scalars"])
+    Trainer(make_config(*options, "train.iterations=8"), tmp_path / "run", torch.device("cpu"), resume=True).run()
+    Trainer(make_config(*options), tmp_path / "other", torch.device("cpu")).run()
+    ids = [started["id"] for started in fake.started]
+    assert ids[0] == ids[1] != ids[2], "a resumed run goes on, and a new run has an id of its own"
 
 
 def test_a_missing_package_is_told_before_the_first_step(make_config, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ValueError, match=r"train\.wandb_project needs the package wandb: pip install wandb"):
+        Trainer(make_config("train.wandb_project=panoptic"), tmp_path, torch.device("cpu")).run()
+
+
+def test_weights_and_biases_that_cannot_start_is_told_with_the_remedy(make_config, tmp_path, monkeypatch):
+    def init(**options):
+        raise RuntimeError("api_key not configured (no-tty)\nmore")
+
+    fake = FakeWandb()
+    fake.init = init
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    with pytest.raises(ValueError, match=r"cannot start \(api_key not configured \(no-tty\)\); run `wandb login`"):
         Trainer(make_config("train.wandb_project=panoptic"), tmp_path, torch.device("cpu")).run()
 
 

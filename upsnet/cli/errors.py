@@ -20,6 +20,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from upsnet.text import first_line
+
 DONE, SOME_FAILED, MISTAKE, BUG = range(4)
 MAX_LINE = 1500
 """Characters of an error at most."""
@@ -57,8 +59,9 @@ def run_command(command: Callable[[], int]) -> int:
         return 130
     except Exception as error:
         if _is_out_of_memory(error):
-            first = str(error).strip().splitlines()[0]
-            return _fail(MISTAKE, f"out of memory: {first}; use smaller images or batches, or another machine")
+            return _fail(
+                MISTAKE, f"out of memory: {first_line(error)}; use smaller images or batches, or another machine"
+            )
         place = _write_traceback(traceback.format_exc())
         reason = (str(error).strip() or "no message").splitlines()[-1]
         return _fail(BUG, f"unexpected {type(error).__name__}: {reason}. This is a bug in upsnet; {place}")

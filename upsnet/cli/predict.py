@@ -66,7 +66,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "--precision",
         choices=["auto", "fp32", "bf16", "fp16"],
         default="fp32",
-        help="of convolutions and linear layers of a checkpoint; auto: bf16 where it is native (default: fp32)",
+        help="of the convolutions and linear layers; auto: bf16 where the device computes it natively (default: fp32)",
     )
     parser.add_argument(
         "--trust", action="store_true", help="load a compiled .pt2, which is machine code; only from people you trust"

@@ -25,6 +25,11 @@ def image_seed(seed: int, epoch: int, index: int, repeat: int = 0) -> int:
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
+def is_wide(size: tuple[int, int]) -> bool:
+    """Whether an image of (H, W) is in the group of wide images; batches hold images of one group."""
+    return size[1] > size[0]
+
+
 def require_equal_shares(batch_size: int, world_size: int) -> None:
     """Checks that every process gets as many images of a batch.
 
@@ -63,7 +68,7 @@ class BatchSampler(Sampler[list[Key]]):
         factors: npt.NDArray[np.float64] | None = None,
     ) -> None:
         require_equal_shares(batch_size, world_size)
-        self.is_wide = [width > height for height, width in sizes]
+        self.is_wide = [is_wide(size) for size in sizes]
         self.batch_size, self.seed, self.factors = batch_size, seed, factors
         self.start, self.stop, self.rank, self.world_size = start, stop, rank, world_size
 

@@ -24,7 +24,7 @@ from upsnet.structures import Sample
 REDUCTIONS = (8, 4, 2)
 """Factors by which a JPEG can be read smaller (`io.images.read_image`)."""
 REDUCTION_GAP = 1.5
-"""An image is read smaller if it then still has so many times the pixels a side that are wanted."""
+"""An image is reduced by a factor only if each side of the result is at least this many times the wanted side."""
 WARP_COST = 4
 """Pixels that `cv2.resize` makes while `cv2.warpAffine` makes one."""
 

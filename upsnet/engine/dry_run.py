@@ -13,6 +13,7 @@ import torch
 from upsnet.config import Config, DataConfig
 from upsnet.data.coco import CocoPanoptic
 from upsnet.data.loader import PanopticDataset, build_augmentation, collate, train_loader
+from upsnet.data.sampler import is_wide
 from upsnet.engine import distributed
 from upsnet.engine.logging import peak_memory
 from upsnet.engine.memory import remedies_for_memory
@@ -22,9 +23,10 @@ from upsnet.ops.sizes import InputForm
 from upsnet.structures import PanopticBatch
 
 WARM_UPS, TIMED = 2, 3
-"""Steps before the measurement, of which the second records a CUDA graph, and steps of it."""
-LOADED = 6
-"""Batches that the data loader is timed on, after those that its workers have ready."""
+"""Number of warm-up steps, and of timed steps. With `train.cuda_graph` the second warm-up step records the graph."""
+ROUNDS = 3
+"""Batches of each worker that the data loader is timed on, after those that the workers have ready. Workers deliver in
+bursts, so only whole rounds tell the rate."""
 
 
 def dry_run(config: Config, output: Path | str, *, init: Path | str | None = None) -> list[str]:
@@ -100,14 +102,20 @@ def largest_batch(dataset: PanopticDataset, config: Config, form: InputForm) -> 
     areas = [plan.window[0] * plan.window[1] for plan in plans]
     segments = [len(dataset.classes(i)) if isinstance(dataset, CocoPanoptic) else 0 for i in range(len(dataset))]
     order = sorted(range(len(dataset)), key=lambda i: (areas[i], segments[i]), reverse=True)
-    chosen = (order * count)[:count]
+    groups = ([i for i in order if is_wide(dataset.size(i)) == wide] for wide in (False, True))
+    candidates = [(group * count)[:count] for group in groups if group]  # as `BatchSampler` makes batches
+
+    def padded_area(group: list[int]) -> int:
+        return max(plans[i].window[0] for i in group) * max(plans[i].window[1] for i in group)
+
+    chosen = max(candidates, key=padded_area)
     samples = [augmentation.apply(plans[index], dataset[index], rng) for index in chosen]
     pairs = [(sample, number) for number, sample in enumerate(samples)]
     return collate(pairs, dataset.categories.num_stuff, data.size_divisor, form)
 
 
 def _largest_augmentation(data: DataConfig) -> DataConfig:
-    """The augmentation at its largest scale, without chance."""
+    """The augmentation with the largest short side and without colours; a crop is still drawn at random."""
     augment = data.augment
     sides = (max(augment.short_sides),) if augment.short_sides else ()
     changes = {"short_sides": sides, "flip": "none", "photometric": 0.0, "copy_paste": 0.0}
@@ -117,13 +125,14 @@ def _largest_augmentation(data: DataConfig) -> DataConfig:
 def _loading_seconds(trainer: Trainer, config: Config) -> float:
     """Seconds for this process's share of a batch, by its workers."""
     ahead = 4 * config.data.num_workers
+    timed = ROUNDS * max(1, config.data.num_workers)
     loader = train_loader(
         trainer.train_set,
         config.data,
         batch_size=config.train.batch_size,
         seed=config.seed,
         start=0,
-        stop=ahead + LOADED,
+        stop=ahead + timed + 1,
         rank=distributed.rank(),
         world_size=distributed.world_size(),
         form=trainer.model.input_form,
@@ -132,7 +141,7 @@ def _loading_seconds(trainer: Trainer, config: Config) -> float:
     for number, _ in enumerate(loader):
         if number == ahead:
             start = time.perf_counter()
-    return (time.perf_counter() - start) / max(1, LOADED - 1)
+    return (time.perf_counter() - start) / timed
 
 
 def _wait(device: torch.device) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import resource
 import statistics
 import sys
 import time
+import uuid
 from collections import deque
 from datetime import timedelta
 from pathlib import Path
@@ -22,25 +22,37 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from upsnet.io.files import atomic_path
+from upsnet.text import first_line
 
 ETA_INTERVALS = 15
-"""The time left is the median of so many intervals, so that a minute in which the machine is busy does not count."""
+"""The time left follows from the median step time of this many log intervals: a short slow phase does not change it."""
 
 
-def start_wandb(project: str, folder: Path, config: dict[str, Any]) -> Any:
-    """A run of Weights & Biases with the same id whenever the folder's run goes on; `WANDB_MODE=offline` works.
+def start_wandb(project: str, folder: Path, config: dict[str, Any], *, resumed: bool) -> Any:
+    """Starts a run of Weights & Biases; its id is in `wandb_id`, so that a resumed training continues it.
 
     Raises:
-        ValueError: the package is not installed.
+        ValueError: the package is not installed, or cannot start a run.
     """
     try:
         import wandb
     except ImportError:
         raise ValueError("train.wandb_project needs the package wandb: pip install wandb, or remove the key") from None
-    identity = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
-    return wandb.init(
-        project=project, name=folder.name, id=identity, resume="allow", dir=str(folder), config=config, reinit=True
-    )
+    path = folder / "wandb_id"
+    identity = path.read_text().strip() if resumed and path.is_file() else uuid.uuid4().hex
+    try:
+        run = wandb.init(
+            project=project, name=folder.name, id=identity, resume="allow", dir=str(folder), config=config, reinit=True
+        )
+    except Exception as error:  # no key, no network, a run that was deleted: the package has an error for each
+        raise ValueError(
+            f"train.wandb_project={project}: Weights & Biases cannot start ({first_line(error)}); "
+            "run `wandb login`, set WANDB_MODE=offline, or remove the key"
+        ) from None
+    with atomic_path(path) as target:
+        target.write_text(identity)
+    run.define_metric("*", step_metric="iteration")  # its own step cannot go back to an evaluation that is made again
+    return run
 
 
 class RunLog:
@@ -74,7 +86,9 @@ class RunLog:
         config: dict[str, Any] | None = None,
     ) -> None:
         self.enabled, self.device, self.stop = enabled, device, stop
-        self.wandb = start_wandb(wandb_project, folder, config or {}) if enabled and wandb_project else None
+        self.wandb = None
+        if enabled and wandb_project:
+            self.wandb = start_wandb(wandb_project, folder, config or {}, resumed=start > 0)
         self.bar = tqdm(
             initial=start,
             total=stop,
@@ -125,7 +139,7 @@ class RunLog:
         for name, value in named.items():
             self.board.add_scalar(name, value, iteration)
         if self.wandb is not None:
-            self.wandb.log(named, step=iteration)
+            self.wandb.log({**named, "iteration": iteration})
 
     def interval(self, iteration: int, values: dict[str, float], *, steps: int, images: int, waited: float) -> None:
         """Logs the means of an interval, and how fast it was.

@@ -206,14 +206,17 @@ def require_same(config: Config, data: dict[str, Any], checkpoint: Checkpoint, s
     """
     assert checkpoint.training is not None
     ours, theirs = flatten(config.dump()), flatten(checkpoint.config.dump())
+    free = FREE_TO_CHANGE
+    if config.train.peak_lr == checkpoint.config.train.peak_lr:
+        free |= {"train.lr", "train.reference_batch"}  # another way to write the same rate
     wrong = [
         f"{key} is {ours.get(key)!r}, expected {theirs.get(key)!r}"
         for key in sorted(ours.keys() | theirs.keys())
-        if ours.get(key) != theirs.get(key) and key not in FREE_TO_CHANGE
+        if ours.get(key) != theirs.get(key) and key not in free
     ]
     if wrong:
-        free = ", ".join(sorted(FREE_TO_CHANGE))
-        raise ValueError(f"--resume: {'; '.join(wrong)} as in {source}; only these keys may differ: {free}")
+        may_differ = ", ".join(sorted(FREE_TO_CHANGE))
+        raise ValueError(f"--resume: {'; '.join(wrong)} as in {source}; only these keys may differ: {may_differ}")
     done, iterations = checkpoint.training["iteration"], config.train.iterations
     if done > iterations:
         raise ValueError(

@@ -57,6 +57,9 @@ from upsnet.models.recording import RecordedFunction
 from upsnet.ops.backend import training_format
 from upsnet.structures import PanopticBatch
 
+MIN_LOSS_SCALE = 2.0**-10
+"""fp16: training ends when the loss scale falls below. It begins at 2^16, and falls to 0 if nothing stops it."""
+
 
 class TrainingResult(NamedTuple):
     """How a run ended.
@@ -212,8 +215,8 @@ class Trainer:
         self.iteration, self.evaluation_due = state["iteration"], state["evaluation_due"]
         self.best, self.best_iteration = state["best"], state["best_iteration"]
         self._interval = Interval(state["interval"] if len(state["interval"]) else None)
-        if self._scaler is not None:
-            self._scaler.load_state_dict(state.get("scaler") or {})
+        if self._scaler is not None and state.get("scaler"):
+            self._scaler.load_state_dict(state["scaler"])
 
     def run(self) -> dict[str, Any] | None:
         """Trains to the end, or until a signal asks to stop (`StopSignals`).
@@ -328,6 +331,19 @@ class Trainer:
         self._scaler.update()
         return torch.where(norm.isfinite(), norm, 0.0)
 
+    def _require_loss_scale(self) -> None:
+        """Every overflow halves the loss scale of fp16. If it has become tiny, almost every step is left out."""
+        if self._scaler is None:
+            return
+        scale, failure = self._scaler.get_scale(), None
+        if scale < MIN_LOSS_SCALE:
+            failure = FloatingPointError(
+                f"iteration {self.iteration}: the loss scale of train.precision=fp16 has fallen to {scale:.1e}, "
+                "because the gradients of many steps were not finite; lower train.lr, set train.clip_gradient, or use "
+                "train.precision=fp32"
+            )
+        distributed.agree(failure=failure)
+
     def _look(self, log: RunLog, signals: StopSignals, waited: float) -> dict[str, Any] | None:
         """Logs, saves and evaluates what is due after a step; gives the metrics of an evaluation."""
         config = self.config.train
@@ -336,6 +352,7 @@ class Trainer:
             last or self.iteration % n == 0 for n in (config.log_every, config.checkpoint_every, config.evaluate_every)
         ]
         if any(due):
+            self._require_loss_scale()
             steps = len(self._interval)
             values = {**self._interval.read(), "lr": self.optimizer.param_groups[0]["lr"]}
             images = steps * config.accumulate * config.batch_size

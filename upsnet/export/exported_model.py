@@ -24,7 +24,7 @@ from upsnet.models.upsnet.official import OfficialResize
 from upsnet.ops.backend import usable_device
 from upsnet.ops.sizes import InputForm
 from upsnet.structures import PanopticBatch, PanopticOutput
-from upsnet.text import shown
+from upsnet.text import first_line, shown
 
 METADATA = "upsnet.json"
 """Name under which a file holds its description."""
@@ -82,7 +82,7 @@ class ExportedModel:
                     "damaged: export it again"
                 ) from None
             except Exception as error:  # runtimes raise many kinds
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                reason = first_line(error)
                 raise ValueError(
                     f"the exported graph cannot take images of {tuple(images.shape)} {images.dtype} ({reason})"
                 ) from None
@@ -124,7 +124,7 @@ def load_graph(
     except (UnknownFormatError, UntrustedFileError):
         raise
     except Exception as error:  # the loaders raise many kinds; all mean that the file is not such a graph
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise ValueError(f"{path}: cannot be read as an exported model ({reason})") from None
     if wanted is not None and wanted.type != used.type:
         raise ValueError(f"{path}: runs on {used.type} here, expected {wanted.type}: {_REMEDIES[path.suffix]}")

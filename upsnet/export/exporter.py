@@ -21,6 +21,7 @@ from upsnet.models.base import PanopticModel
 from upsnet.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from upsnet.models.inference_form import compute_in, fold_norms
 from upsnet.ops.backend import exporting, usable_device
+from upsnet.text import first_line
 from upsnet.version import __version__
 
 MAX_DISAGREEMENT = {"fp32": 1e-3, "bf16": 1e-2, "fp16": 1e-2}
@@ -201,7 +202,7 @@ def _compile(program: ExportedProgram, path: Path, metadata: dict[str, Any], dev
     try:
         aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
     except (InductorError, RuntimeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         needs_compiler = isinstance(getattr(error, "inner_exception", error), CppCompileError | InvalidCxxCompiler)
         remedy = "; expected a C++ compiler (g++ or clang++) that torch can use" if needs_compiler else ""
         raise ValueError(f"--compile: {reason}{remedy}") from None

@@ -36,7 +36,7 @@ class GraphedModel:
         return self.recorded(self._predict, replace(batch, target=None), sizes)
 
     def _predict(self, batch: PanopticBatch) -> PanopticOutput:
-        with autocast(self.precision, self.device):  # within the recording, which so holds its copies of weights
+        with autocast(self.precision, self.device):  # inside the recording, so that the graph converts the weights
             return self.model.predict(batch)
 
 

@@ -147,19 +147,18 @@ def read_reduced(
 
     Args:
         path, apply_exif: see `read_image`.
-        reduction: (H, W) of the stored image -> 1, 2, 4 or 8.
+        reduction: (H, W) of the whole image, rotated if the pixels are -> 1, 2, 4 or 8.
 
     Returns:
         The pixels, and (H, W) of the whole image, rotated if the pixels are.
     """
     with open_image(path) as image:
-        size = (image.height, image.width)
+        is_turned = apply_exif and exif_orientation(image) >= 5
+        size = (image.width, image.height) if is_turned else (image.height, image.width)
         factor = reduction(size)
         if factor > 1 and image.mode == "RGB":
             image.draft("RGB", (max(1, image.width // factor), max(1, image.height // factor)))
-        is_turned = apply_exif and exif_orientation(image) >= 5
-        pixels = to_rgb(upright(image) if apply_exif else image)
-        return pixels, size[::-1] if is_turned else size
+        return to_rgb(upright(image) if apply_exif else image), size
 
 
 def exif_orientation(image: Image.Image) -> int:

@@ -23,6 +23,7 @@ from upsnet.io.files import atomic_path, sync_folder
 from upsnet.models.base import PanopticModel
 from upsnet.models.build import build_model
 from upsnet.models.file_format import format_number, format_text, migrated_weights, require_fields, require_finite
+from upsnet.text import first_line
 
 
 class TrainingState(TypedDict):
@@ -95,7 +96,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         try:
             torch.save(values, temporary)
         except RuntimeError as error:  # what torch makes of a disk that takes no more
-            raise OSError(f"{path}: cannot be written ({str(error).splitlines()[0]})") from None
+            raise OSError(f"{path}: cannot be written ({first_line(error)})") from None
     sync_folder(path.parent)
 
 
@@ -116,12 +117,15 @@ def load_checkpoint(path: Path, overrides: Sequence[str] = ()) -> Checkpoint:
             f"{path}: no such checkpoint, expected model.pt or last.pt of a run, or an exported checkpoint"
         )
     try:
+        with path.open("rb") as file:
+            if file.read(4) != b"PK\x03\x04":  # torch.load would take it for a pickle, whatever follows
+                raise ValueError("it does not begin as a zip archive")
         with zipfile.ZipFile(path) as archive:
             if (damaged := archive.testzip()) is not None:  # torch.load does not look at the checksums
                 raise ValueError(f"{damaged} is damaged")
         values = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds; all mean that the file is not a checkpoint
-        raise ValueError(f"{path}: cannot be read as a checkpoint ({str(error).splitlines()[0]})") from None
+        raise ValueError(f"{path}: cannot be read as a checkpoint ({first_line(error)})") from None
     number = format_number(values, source=str(path))
     config, categories = read_description(values, number, source=str(path))
     config = parse_config(config.dump(), overrides, source=str(path)) if overrides else config

@@ -11,8 +11,10 @@ import torch
 from upsnet.structures import PanopticBatch, list_tensors, map_tensors
 
 MAX_GRAPHS = 32
-"""Graphs that are recorded. Sizes that come later run as usual: to drop a graph for another would record all the time
-where sizes vary."""
+"""Maximum number of recorded graphs. Batches of further sizes run eagerly. Graphs are not replaced, because with
+varying sizes almost every step would then record a new one."""
+MAX_SEEN = 4096
+"""Maximum number of shapes that are remembered without a recording."""
 
 Result = TypeVar("Result")
 
@@ -40,7 +42,8 @@ class RecordedFunction(Generic[Result]):
 
     def __init__(self, device: torch.device, copy: Callable[[Result], Result]) -> None:
         self.device, self.copy = device, copy
-        self.recordings: dict[Hashable, _Recording[Result] | None] = {}
+        self.recordings: dict[Hashable, _Recording[Result]] = {}
+        self._seen: set[Hashable] = set()
         self._stream, self._pool = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
 
     def __call__(
@@ -56,12 +59,11 @@ class RecordedFunction(Generic[Result]):
         key = (constants, tuple((t.shape, t.dtype) for t in list_tensors(batch)))
         recording = self.recordings.get(key)
         if recording is None:
-            is_full = sum(found is not None for found in self.recordings.values()) >= MAX_GRAPHS
-            is_new = key not in self.recordings
-            self.recordings.pop(key, None)  # a recording that fails is not tried again at once
-            if is_new or is_full:
-                self.recordings[key] = None
+            if len(self.recordings) >= MAX_GRAPHS or key not in self._seen:
+                if len(self._seen) < MAX_SEEN:
+                    self._seen.add(key)
                 return self._run_once(run, batch)
+            self._seen.remove(key)  # a recording that fails is not tried again at once
             recording = self.recordings[key] = self._record(run, batch)
         for static, tensor in zip(list_tensors(recording.batch), list_tensors(batch), strict=True):
             static.copy_(tensor, non_blocking=True)

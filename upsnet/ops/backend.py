@@ -10,6 +10,8 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from upsnet.text import first_line
+
 _is_exporting = False
 
 
@@ -22,7 +24,7 @@ def usable_device(device: torch.device | str) -> torch.device:
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {str(device)!r} is not available here ({str(error).splitlines()[0]})") from None
+        raise ValueError(f"device {str(device)!r} is not available here ({first_line(error)})") from None
 
 
 def training_format(device: torch.device) -> torch.memory_format:

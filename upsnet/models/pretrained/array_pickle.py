@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from upsnet.text import first_line
+
 
 class _DType:
     """For `numpy.dtype`: plain numbers and booleans."""
@@ -95,7 +97,7 @@ def load_arrays(path: Path) -> Any:
         with path.open("rb") as file:
             return _plain(_Unpickler(file, encoding="latin1").load())
     except Exception as error:  # a hostile or broken stream may raise anything
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise ValueError(f"{path}: refused as a pickle of arrays ({reason})") from None
 
 
