@@ -1,7 +1,7 @@
 """Runs commands on made-up inputs, and checks what must hold for every input.
 
 `make test` tries a few dozen inputs of each kind. With $UPSNET_FUZZ_SECONDS (`make fuzz`) each test goes on for so many
-seconds, and prints how many inputs it tried.
+seconds, and the summary tells how many inputs it tried.
 """
 
 import contextlib
@@ -9,7 +9,6 @@ import hashlib
 import io
 import os
 import resource
-import sys
 import time
 from pathlib import Path
 
@@ -27,7 +26,7 @@ def fuzz(*strategies, examples):
     """Makes a test of a function of drawn values: `examples` of them, or as many as the time allows."""
 
     def wrap(check):
-        def test():
+        def test(record_property):
             end, rounds = time.monotonic() + SECONDS, 0
             while True:
                 run = settings(
@@ -41,8 +40,7 @@ def fuzz(*strategies, examples):
                 rounds += 1
                 if time.monotonic() >= end:
                     break
-            if SECONDS:
-                print(f"{check.__name__}: {rounds * examples} inputs", file=sys.__stderr__)
+            record_property("inputs", rounds * examples)
 
         test.__name__ = check.__name__
         test.__doc__ = check.__doc__
