@@ -42,7 +42,8 @@ class SegmentColumns(NamedTuple):
     @classmethod
     def of(cls, rows: list[dict[str, Any]]) -> SegmentColumns:
         """Takes the columns out of the rows."""
-        scores = [_number(row.get("score")) for row in rows]
+        is_scored = any("score" in row for row in rows)
+        scores = [_number(row.get("score")) for row in rows] if is_scored else []
         areas = [-1 if row.get("area") is None else _whole(row["area"], ODD_AREA) for row in rows]
         return cls(
             _packed("q", [row.get("id") for row in rows]),
@@ -95,6 +96,8 @@ def pack_segments(row: dict[str, Any]) -> dict[str, Any]:
 
 def _whole(value: Any, otherwise: Any) -> Any:
     """A number without a fraction, of 64 bits, as an integer."""
+    if type(value) is int and -(2**63) < value < 2**63:  # nearly every value, so it comes first
+        return value
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return value if isinstance(value, int) and abs(value) < 2**63 else otherwise
