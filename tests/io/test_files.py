@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from tests.conftest import ROOT
 from upsnet.io import parallel
@@ -281,6 +281,27 @@ def test_errors_of_network_disks_are_tried_again(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="transient"):
         retry(read)
     assert not waits, "a file that may not be read stays so"
+
+
+def test_an_image_on_a_network_disk_is_read_again(tmp_path, monkeypatch):
+    """The error comes while Pillow decodes; the second attempt reads the whole image."""
+    waits, errors = [], [errno.EIO]
+    monkeypatch.setattr("time.sleep", waits.append)
+    Image.fromarray(np.full((40, 60, 3), 7, np.uint8)).save(tmp_path / "a.jpg")
+    load = ImageFile.ImageFile.load
+
+    def failing(image):
+        if errors:
+            raise OSError(errors.pop(), "transient")
+        return load(image)
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", failing)
+    assert read_image(tmp_path / "a.jpg", apply_exif=False).shape == (40, 60, 3)
+    assert waits == [0.1]
+    errors += [errno.EIO] * 4
+    with pytest.raises(ValueError, match=r"a\.jpg: cannot be read as an image \(transient\)"):
+        read_image(tmp_path / "a.jpg", apply_exif=False)
+    assert not errors
 
 
 def test_leftovers_of_processes_that_ended_are_removed(tmp_path):

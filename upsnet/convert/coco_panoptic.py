@@ -62,7 +62,7 @@ def check_split(root: Path, split: str, tell: Tell, warn: Tell) -> list[str]:
 def _size(path: Path) -> tuple[int, int] | None:
     """(H, W) from the header of an image file; None if it is missing or unreadable."""
     try:
-        with open_image(path, header_only=True) as image:
+        with open_image(path, streamed=True) as image:
             return image.height, image.width
     except (OSError, ValueError):
         return None

@@ -82,7 +82,7 @@ def pack_cityscapes(root: Path, predictions: Path, output: Path, warn: Callable[
     """
     images: dict[int | str, ImageFile] = {}
     for path in cityscapes.list_pictures(root, "test"):
-        with open_image(path, header_only=True) as image:
+        with open_image(path, streamed=True) as image:
             images[cityscapes.image_id(path)] = ImageFile(path.name, image.height, image.width)
     expected = cityscapes.SPLIT_SIZES["test"]
     if len(images) != expected:

@@ -151,7 +151,7 @@ class Cityscapes:
 
     def size(self, index: int) -> tuple[int, int]:
         """(H, W) from the head of the picture's file."""
-        with open_image(self.pictures[index], header_only=True) as image:
+        with open_image(self.pictures[index], streamed=True) as image:
             return image.height, image.width
 
     def file_name(self, index: int) -> str:

@@ -207,7 +207,7 @@ class _Copy:
         return rows
 
     def _picture_size(self, facts: ImageFacts) -> tuple[int, int]:
-        with open_image(self.files.image_dir / facts.name, header_only=True) as image:
+        with open_image(self.files.image_dir / facts.name, streamed=True) as image:
             return image.height, image.width
 
     def _place_picture(self, facts: ImageFacts) -> None:

@@ -134,16 +134,21 @@ def retry(action: Callable[[], Result]) -> Result:
     """Calls a function; after an error of a network disk that may pass, it waits and calls again, three times.
 
     Raises:
-        OSError: of the last call.
+        OSError, ValueError: of the last call.
     """
     for seconds in RETRY_SECONDS:
         try:
             return action()
-        except OSError as error:
-            if error.errno not in TRANSIENT:
+        except (OSError, ValueError) as error:
+            if not is_transient(error) and not is_transient(error.__cause__):
                 raise
         time.sleep(seconds)
     return action()
+
+
+def is_transient(error: BaseException | None) -> bool:
+    """Whether it is an error of a network disk that may pass."""
+    return isinstance(error, OSError) and error.errno in TRANSIENT
 
 
 def require_inside(name: str, *, source: str) -> None:
@@ -232,17 +237,20 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=1) + "\n")
 
 
-def read_bytes(path: Path, *, only_regular: bool = False) -> bytes:
-    """Reads a file as a whole, with retries (`retry`).
+def require_regular(path: Path) -> None:
+    """Refuses devices and FIFOs, which may have no end.
 
-    Args:
-        path: the file.
-        only_regular: refuse devices and FIFOs, which may have no end.
+    Raises:
+        OSError: it is one, or there is no such file.
     """
+    if not stat.S_ISREG(retry(path.stat).st_mode):
+        raise OSError(errno.EINVAL, "no regular file", str(path))
+
+
+def read_bytes(path: Path) -> bytes:
+    """Reads a file as a whole, with retries (`retry`)."""
 
     def read() -> bytes:
-        if only_regular and not stat.S_ISREG(path.stat().st_mode):
-            raise OSError(errno.EINVAL, "no regular file", str(path))
         with path.open("rb", buffering=0) as file:
             return file.readall()
 

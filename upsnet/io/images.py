@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from upsnet.io.files import atomic_path, list_files, read_bytes
+from upsnet.io.files import atomic_path, is_transient, list_files, read_bytes, require_regular, retry
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 """Formats that are read. Pillow knows others; for PostScript it starts Ghostscript, which runs code from the file."""
@@ -43,7 +43,7 @@ def open_image(
     name: str | None = None,
     what: str = "an image",
     formats: tuple[str, ...] = FORMATS,
-    header_only: bool = False,
+    streamed: bool = False,
 ) -> Iterator[Image.Image]:
     """Opens an image; every module opens images with this function.
 
@@ -52,7 +52,8 @@ def open_image(
         name: what errors call the image; by default its path.
         what: what errors expect it to be.
         formats: of Pillow, that are accepted.
-        header_only: only the size and the mode are used, so the file is not read as a whole.
+        streamed: the file is read while it is decoded: less memory, and only the header if no pixel is asked for.
+            Otherwise it is read as a whole, and errors of network disks are retried.
 
     Raises:
         FileNotFoundError: no such file.
@@ -66,7 +67,8 @@ def open_image(
     try:
         if isinstance(source, Path | str):
             path = Path(source)
-            file: Path | BinaryIO = path if header_only else io.BytesIO(read_bytes(path, only_regular=True))
+            require_regular(path)
+            file: Path | BinaryIO = path if streamed else io.BytesIO(read_bytes(path))
         else:
             file = source
         with Image.open(file, formats=formats) as image:
@@ -81,7 +83,8 @@ def open_image(
     except Exception as error:  # decoders raise errors of every kind
         reason = _reason(error, formats)
         remedy = "" if MAX_PIXELS_VARIABLE in reason else "; repair or remove it"
-        raise ValueError(f"{name}: cannot be read as {what} ({reason}){remedy}") from None
+        cause = error if is_transient(error) else None  # `retry` looks at it
+        raise ValueError(f"{name}: cannot be read as {what} ({reason}){remedy}") from cause
 
 
 def _reason(error: Exception, formats: tuple[str, ...]) -> str:
@@ -152,13 +155,17 @@ def read_reduced(
     Returns:
         The pixels, and (H, W) of the whole image, rotated if the pixels are.
     """
-    with open_image(path) as image:
-        is_turned = apply_exif and exif_orientation(image) >= 5
-        size = (image.width, image.height) if is_turned else (image.height, image.width)
-        factor = reduction(size)
-        if factor > 1 and image.mode == "RGB":
-            image.draft("RGB", (max(1, image.width // factor), max(1, image.height // factor)))
-        return to_rgb(upright(image) if apply_exif else image), size
+
+    def read() -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
+        with open_image(path, streamed=True) as image:
+            is_turned = apply_exif and exif_orientation(image) >= 5
+            size = (image.width, image.height) if is_turned else (image.height, image.width)
+            factor = reduction(size)
+            if factor > 1 and image.mode == "RGB":
+                image.draft("RGB", (max(1, image.width // factor), max(1, image.height // factor)))
+            return to_rgb(upright(image) if apply_exif else image), size
+
+    return retry(read)
 
 
 def exif_orientation(image: Image.Image) -> int:

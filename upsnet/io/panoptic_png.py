@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from upsnet.io.files import read_bytes
+from upsnet.io.files import read_bytes, require_regular
 from upsnet.io.images import max_pixels, open_image, write_encoded
 from upsnet.ops.id_maps import compiled
 
@@ -59,7 +59,8 @@ def read_panoptic_png(path: Path | str, buffer: npt.NDArray[np.int32] | None = N
         FileNotFoundError, ValueError: missing, unreadable, or not an RGB image; the message names the file.
     """
     try:
-        data = read_bytes(Path(path), only_regular=True)
+        require_regular(Path(path))
+        data = read_bytes(Path(path))
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such panoptic PNG") from None
     except OSError as error:
