@@ -74,6 +74,12 @@ def write_data(folder: Path):
     (folder / "truth.json").write_text(json.dumps(panoptic_document()))
 
 
+def doctor(folder: Path, root: Path, output: str):
+    """Examines `changed.json`, and writes a corrected copy into `output`."""
+    words = ["--images", folder / "images", "--annotations", folder / "changed.json", "--panoptic-dir", folder / "pngs"]
+    return run_command("doctor", *words, "--workers", 1, "--fix", root / output, inputs=folder, output=output)
+
+
 def evaluate(folder: Path, root: Path, *, truth="truth.json", predictions="truth.json", instances=None):
     words = ["--gt", folder / truth, "--pred", folder / predictions, "--gt-dir", folder / "pngs"]
     words += ["--pred-dir", folder / "pngs", "--workers", 1, "--output", root / "out"]
@@ -135,15 +141,7 @@ def test_doctor_and_its_copy(document):
 
     def check(folder, root):
         (folder / "changed.json").write_text(dump(document))
-        words = [
-            "--images",
-            folder / "images",
-            "--annotations",
-            folder / "changed.json",
-            "--panoptic-dir",
-            folder / "pngs",
-        ]
-        code, _, _ = run_command("doctor", *words, "--workers", 1, "--fix", root / "out", inputs=folder, output="out")
+        code, _, _ = doctor(folder, root, "out")
         read = readable_images(folder / "images", folder / "changed.json", folder / "pngs")
         if code == 2:
             return
@@ -200,14 +198,6 @@ def test_names(images, pngs):
     def check(folder, root):
         (folder / "changed.json").write_text(dump(document))
         evaluate(folder, root, predictions="changed.json")
-        words = [
-            "--images",
-            folder / "images",
-            "--annotations",
-            folder / "changed.json",
-            "--panoptic-dir",
-            folder / "pngs",
-        ]
-        run_command("doctor", *words, "--workers", 1, "--fix", root / "fix", inputs=folder, output="fix")
+        doctor(folder, root, "fix")
 
     in_folder(check)

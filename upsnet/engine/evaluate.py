@@ -104,6 +104,28 @@ def _add_to_report(report: ReportCollector, batch: PanopticBatch, output: Panopt
         report.update(truth.image_id, truth.file_name, pair)
 
 
+def _writer(target: Path, dataset: PanopticDataset) -> PanopticWriter:
+    remove_leftovers(target.parent)
+    names = [dataset.file_name(i) for i in range(len(dataset))] if isinstance(dataset, FileDataset) else []
+    return PanopticWriter(target, dataset.categories, names)
+
+
+def _add_to_writer(
+    writer: PanopticWriter, batch: PanopticBatch, output: PanopticOutput, categories: CategorySet
+) -> None:
+    for row, truth in enumerate(batch.truths):
+        prediction = to_prediction(output, row, categories)
+        writer.add(truth.image_id, truth.file_name, prediction.segment_ids, prediction_rows(prediction))
+
+
+def _close(writer: PanopticWriter) -> None:
+    """Writes the JSON in the first process, with the rows of all."""
+    writer.images = [row for part in distributed.gather_to_first(writer.images) for row in part]
+    writer.annotations = [row for part in distributed.gather_to_first(writer.annotations) for row in part]
+    if distributed.rank() == 0:
+        writer.close()
+
+
 def _picture(batch: PanopticBatch, row: int) -> np.ndarray:
     """The network's input as a picture, uint8 RGB [H, W, 3], without its padding."""
     height, width = batch.network_sizes[row]
@@ -147,11 +169,7 @@ def evaluate(
     """
     with_ap = config.evaluate.instance is not False if with_ap is None else with_ap
     meters = _Meters.of(model.tasks, dataset.categories, with_ap=with_ap, boundary=boundary)
-    writer = None
-    if predictions:
-        remove_leftovers(predictions.parent)
-        names = [dataset.file_name(i) for i in range(len(dataset))] if isinstance(dataset, FileDataset) else []
-        writer = PanopticWriter(predictions, dataset.categories, names)
+    writer = None if predictions is None else _writer(predictions, dataset)
     rank, world_size = distributed.rank(), distributed.world_size()
     loader = test_loader(
         dataset,
@@ -177,9 +195,7 @@ def evaluate(
             if report is not None:
                 _add_to_report(report, batch, output)
             if writer is not None:
-                for row, truth in enumerate(batch.truths):
-                    prediction = to_prediction(output, row, dataset.categories)
-                    writer.add(truth.image_id, truth.file_name, prediction.segment_ids, prediction_rows(prediction))
+                _add_to_writer(writer, batch, output, dataset.categories)
     except ChildProcessError:  # a signal to all processes of a job ends the data workers, too
         if stop is None or not stop.received:
             raise
@@ -187,10 +203,7 @@ def evaluate(
     if stop is not None and (number := distributed.agree(stop.received)):
         raise StopRequestedError(number)
     if writer is not None:
-        writer.images = [row for part in distributed.gather_to_first(writer.images) for row in part]
-        writer.annotations = [row for part in distributed.gather_to_first(writer.annotations) for row in part]
-        if rank == 0:
-            writer.close()
+        _close(writer)
     if report is not None:
         report.merge(distributed.gather_to_first(report))
     meters.merge()

@@ -88,15 +88,7 @@ def export_graph(
     source, target = Path(source), Path(target)
     checkpoint = load_checkpoint(source, overrides)
     built = checkpoint.build()
-    if "panoptic" not in built.tasks:
-        raise ValueError(
-            f"{source}: the model predicts {', '.join(sorted(built.tasks))}, expected panoptic (model.heads=both): the "
-            "fusion is exported"
-        )
-    try:
-        built.require_fixed_shapes()
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from None
+    _require_exportable(built, source)
     _check_request(target, size, built, checkpoint.config.data.size_divisor, batch_size, precision, compile_for)
     metadata = {
         "format": current_format(),
@@ -121,22 +113,45 @@ def export_graph(
             torch.export.save(program, temporary, extra_files={METADATA: json.dumps(metadata)})
         if not verify:
             return None
-        device = compile_for or torch.device("cpu")
-        agreement = compare(model.to(device), checkpoint, temporary, device)
-        limit = MAX_DISAGREEMENT[precision]
-        if agreement.disagreement > limit:
-            raise ValueError(
-                f"{target}: not written: the exported graph differs from the model on "
-                f"{100 * agreement.disagreement:.2f} % of the pixels, expected at most {100 * limit:.1f} %"
-            )
-        if precision != "fp32":
-            in_32_bits = compare(fold_norms(checkpoint.build()).to(device), checkpoint, temporary, device)
-            agreement = replace(agreement, drift=in_32_bits.disagreement)
-            if agreement.drift > MAX_DRIFT:
-                raise ValueError(
-                    f"{target}: not written: in {precision} the model differs from itself in 32 bits on "
-                    f"{100 * agreement.drift:.1f} % of the pixels, expected at most {100 * MAX_DRIFT:.0f} %; use fp32"
-                )
+        return _verified(model, checkpoint, temporary, target, precision, compile_for or torch.device("cpu"))
+
+
+def _require_exportable(model: PanopticModel, source: Path) -> None:
+    if "panoptic" not in model.tasks:
+        raise ValueError(
+            f"{source}: the model predicts {', '.join(sorted(model.tasks))}, expected panoptic (model.heads=both): the "
+            "fusion is exported"
+        )
+    try:
+        model.require_fixed_shapes()
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
+
+
+def _verified(
+    model: PanopticModel, checkpoint: Checkpoint, file: Path, target: Path, precision: Precision, device: torch.device
+) -> Agreement:
+    """The agreement of a file with its model, and in 16 bits with the model in 32 bits.
+
+    Raises:
+        ValueError: they differ on too many pixels; the message names `target`.
+    """
+    agreement = compare(model.to(device), checkpoint, file, device)
+    limit = MAX_DISAGREEMENT[precision]
+    if agreement.disagreement > limit:
+        raise ValueError(
+            f"{target}: not written: the exported graph differs from the model on "
+            f"{100 * agreement.disagreement:.2f} % of the pixels, expected at most {100 * limit:.1f} %"
+        )
+    if precision == "fp32":
+        return agreement
+    in_32_bits = compare(fold_norms(checkpoint.build()).to(device), checkpoint, file, device)
+    agreement = replace(agreement, drift=in_32_bits.disagreement)
+    if agreement.drift > MAX_DRIFT:
+        raise ValueError(
+            f"{target}: not written: in {precision} the model differs from itself in 32 bits on "
+            f"{100 * agreement.drift:.1f} % of the pixels, expected at most {100 * MAX_DRIFT:.0f} %; use fp32"
+        )
     return agreement
 
 
