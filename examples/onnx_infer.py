@@ -39,7 +39,7 @@ def resize(image: np.ndarray, data: dict, limit: list[int] | None) -> np.ndarray
 
 
 def main() -> None:
-    """Predicts one picture."""
+    """Predicts one image."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("--model", "--input", "--output"):
         parser.add_argument(name, type=Path, required=True)
@@ -50,16 +50,16 @@ def main() -> None:
     providers = [name for name in known if name in onnxruntime.get_available_providers()]
     session = onnxruntime.InferenceSession(str(args.model), providers=providers)
     about = json.loads(session.get_modelmeta().custom_metadata_map["upsnet.json"])
-    if (picture := cv2.imread(str(args.input))) is None:
+    if (image := cv2.imread(str(args.input))) is None:
         raise SystemExit(f"{args.input}: cannot be read as an image")
-    resized = resize(np.ascontiguousarray(picture[..., ::-1]), about["config"]["data"], about["network_size"])
+    resized = resize(np.ascontiguousarray(image[..., ::-1]), about["config"]["data"], about["network_size"])
     height, width = resized.shape[:2]
     divisor = about["config"]["data"]["size_divisor"]
     rows, columns = about["network_size"] or (-(-n // divisor) * divisor for n in (height, width))
     images = np.zeros((about["batch_size"], 3, rows, columns), np.uint8)
     images[:, :, :height, :width] = resized.transpose(2, 0, 1)
     sizes = np.array([[height, width]] * len(images), np.int64)
-    feed = {"images": images, "image_sizes": sizes, "canvas": np.zeros(picture.shape[:2], np.uint8)}
+    feed = {"images": images, "image_sizes": sizes, "canvas": np.zeros(image.shape[:2], np.uint8)}
     ids, category, is_thing, score, area, box, valid = (value[0] for value in session.run(OUTPUTS, feed))
 
     names = {row["id"]: row["name"] for row in about["categories"]}

@@ -44,7 +44,7 @@ def change(*keys):
 @pytest.mark.parametrize(
     ("keys", "value", "parts"),
     [
-        (("images", 0, "file_name"), "b.png", ["b.png: no such picture", "--images"]),
+        (("images", 0, "file_name"), "b.png", ["b.png: no such image", "--images"]),
         (("images", 0, "height"), 12, ["a.png", "10 x 12", "expected 10 x 10"]),
         (("images", 0, "id"), 2, ["annotation 1", "image_id 1"]),
         (("images", 0, "id"), None, ["a.png", "id of its own"]),
@@ -212,7 +212,7 @@ def test_mistakes_in_labelme_files_are_named(run_tool, tmp_path):
     require_mistake(run(("a", "circle", square)), "circle of 3 points, expected 2")
     require_mistake(run(("a", "blob", square)), "shape type 'blob'", "expected polygon")
     require_mistake(run(("a", "mask", square[:2])), "p.json: shape 0 (a): mask: cannot be read")
-    require_mistake(run(("a", "polygon", square), picture="q.png"), "q.png: no such picture", "p.json")
+    require_mistake(run(("a", "polygon", square), picture="q.png"), "q.png: no such image", "p.json")
     require_mistake(run(("a", "polygon", square), size=(9, 8)), "8 x 9", "expected 8 x 8")
     require_mistake(run((None, "polygon", square)), "p.json: shape 0 lacks a label")
     (tmp_path / "p.json").write_text('{"images": []}')

@@ -111,7 +111,7 @@ def test_what_is_missing_is_named_with_what_to_download(root, tmp_path):
     ):
         Cityscapes(tmp_path / "nowhere", "val")
     one_file(root).unlink()
-    with pytest.raises(FileNotFoundError, match=r"lindau_000000_000019_leftImg8bit\.png: no .* \(1 of 3 pictures"):
+    with pytest.raises(FileNotFoundError, match=r"lindau_000000_000019_leftImg8bit\.png: no .* \(1 of 3 images"):
         Cityscapes(root, "val")
     (root / "gtFine" / "val").rename(root / "gtFine" / "other")
     with pytest.raises(FileNotFoundError, match=r"gtFine/val: no such folder; .*gtFine_trainvaltest\.zip"):
@@ -126,7 +126,7 @@ def test_a_damaged_file_and_one_of_another_size_are_named(root):
     data.truth[1].write_bytes(data.truth[1].read_bytes()[:100])
     with pytest.raises(ValueError, match="cannot be read as instanceIds"):
         data[1]
-    data.pictures[2].write_bytes(b"no")
+    data.images[2].write_bytes(b"no")
     with pytest.raises(ValueError, match="cannot be read as an image"):
         data.size(2)
 

@@ -150,7 +150,7 @@ def test_fine_texture_does_not_become_a_pattern():
 
 def test_training_and_prediction_see_the_same_pixels_of_a_large_jpeg(tmp_path, make_config):
     """A JPEG of 4000 x 3000 with stripes of full contrast: from its file the two are equal to the bit. An array is
-    reduced by OpenCV, not by the JPEG decoder: two levels apart here, a fifth of a level on photographs."""
+    reduced by OpenCV, not by the JPEG decoder: two levels apart here, a fifth of a level on natural images."""
     size, scaled = (3000, 4000), (800, 1067)
     image = natural(size).image
     image[::2] //= 2

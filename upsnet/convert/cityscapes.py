@@ -55,7 +55,7 @@ def check_split(root: Path, split: str, tell: Tell, warn: Tell) -> bool:
         cityscapes.Cityscapes(root, split)
     images, truth = (
         {cityscapes.image_id(path) for path in paths(root, split)} if installed else set()
-        for paths, installed in ((cityscapes.list_pictures, has_images), (cityscapes.list_truth, has_truth))
+        for paths, installed in ((cityscapes.list_images, has_images), (cityscapes.list_truth, has_truth))
     )
     tell(f"{split}: {len(images)} images, {len(truth)} with ground truth")
     for count, what in ((len(images), "images"), (len(truth), "instanceIds files")):

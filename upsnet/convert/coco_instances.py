@@ -111,7 +111,7 @@ class CocoInstances:
         if name_fault(str(name)) is not None or not (folder / name).is_file():
             if name_fault(name.name) is not None or not (folder / name.name).is_file():
                 raise FileNotFoundError(
-                    f"{folder / name.name}: no such picture, which {self.path} names {shown(row['file_name'])}; "
+                    f"{folder / name.name}: no such image, which {self.path} names {shown(row['file_name'])}; "
                     "give its folder with --images, or take it out of the JSON"
                 )
             name = PurePosixPath(name.name)

@@ -68,7 +68,7 @@ class LabelMe:
             picture = next((place for place in places if place.is_file()), None)
             if picture is None:
                 raise FileNotFoundError(
-                    f"{places[0]}: no such picture, which {path} names; give its folder with --images"
+                    f"{places[0]}: no such image, which {path} names; give its folder with --images"
                 )
             self.items.append(Item(picture, picture.name, number, (path, document)))
         require_own_stems((f"{item.path} (of {item.annotation[0]})", item.name) for item in self.items)

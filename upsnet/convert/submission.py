@@ -81,7 +81,7 @@ def pack_cityscapes(root: Path, predictions: Path, output: Path, warn: Callable[
         FileNotFoundError, ValueError: as in `pack_predictions`.
     """
     images: dict[int | str, ImageFile] = {}
-    for path in cityscapes.list_pictures(root, "test"):
+    for path in cityscapes.list_images(root, "test"):
         with open_image(path, streamed=True) as image:
             images[cityscapes.image_id(path)] = ImageFile(path.name, image.height, image.width)
     expected = cityscapes.SPLIT_SIZES["test"]

@@ -1,6 +1,6 @@
 """Cityscapes as its archives unpack: reader for training and evaluation, and the conversion to COCO panoptic format.
 
-    ROOT/leftImg8bit/SPLIT/CITY/*_leftImg8bit.png        pictures
+    ROOT/leftImg8bit/SPLIT/CITY/*_leftImg8bit.png        images
     ROOT/gtFine/SPLIT/CITY/*_gtFine_instanceIds.png      16 bits: a label's id, or 1000 id + number for an instance
 
 Labels have two numberings: `id`, in these files and in everything that is written, and `trainId`, which is not used.
@@ -85,11 +85,11 @@ def _read_instance_ids(path: Path) -> npt.NDArray[np.uint16]:
         return np.asarray(image).astype(np.uint16, copy=False)
 
 
-def list_pictures(root: Path, split: str) -> list[Path]:
-    """The pictures of a split, sorted by city and name.
+def list_images(root: Path, split: str) -> list[Path]:
+    """The images of a split, sorted by city and name.
 
     Raises:
-        FileNotFoundError: there is no such folder, or no picture in it.
+        FileNotFoundError: there is no such folder, or no image in it.
     """
     return _list_files(root, "leftImg8bit", split, IMAGE_ENDING)
 
@@ -113,50 +113,50 @@ def _list_files(root: Path, part: str, split: str, ending: str) -> list[Path]:
 
 
 def image_id(path: Path) -> str:
-    """`frankfurt_000000_000294` of a picture or an instanceIds file."""
+    """`frankfurt_000000_000294` of an image or an instanceIds file."""
     return path.name.removesuffix(IMAGE_ENDING).removesuffix(TRUTH)
 
 
 class Cityscapes:
-    """The fine annotations, read one `Sample` at a time; a picture decides whether an image is there.
+    """The fine annotations, read one `Sample` at a time; an image without its instanceIds is an error.
 
     Args:
         root: folder that holds `leftImg8bit` and `gtFine`.
         split: `train` or `val` (the public truth of `test` is void).
 
     Raises:
-        FileNotFoundError: a folder, or the instanceIds of a picture, is missing; the message says what to download.
+        FileNotFoundError: a folder, or the instanceIds of an image, is missing; the message says what to download.
     """
 
     categories: CategorySet
 
     def __init__(self, root: Path, split: str) -> None:
         self.categories = known_categories("cityscapes")
-        self.pictures = list_pictures(root, split)
+        self.images = list_images(root, split)
         truth = {image_id(path): path for path in list_truth(root, split)}
-        missing = [path for path in self.pictures if image_id(path) not in truth]
+        missing = [path for path in self.images if image_id(path) not in truth]
         if missing:
             raise FileNotFoundError(
-                f"{missing[0]}: no *{TRUTH} in {root / 'gtFine' / split} ({len(missing)} of {len(self.pictures)} "
-                f"pictures have none); {DOWNLOAD} into {root}"
+                f"{missing[0]}: no *{TRUTH} in {root / 'gtFine' / split} ({len(missing)} of {len(self.images)} "
+                f"images have none); {DOWNLOAD} into {root}"
             )
-        self.image_ids = [image_id(path) for path in self.pictures]
+        self.image_ids = [image_id(path) for path in self.images]
         self.truth = [truth[name] for name in self.image_ids]
         self._channels = np.zeros(NUM_LABELS, dtype=np.int64)
         for label, channel in self.categories.channels.items():
             self._channels[label] = channel
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def size(self, index: int) -> tuple[int, int]:
-        """(H, W) from the head of the picture's file."""
-        with open_image(self.pictures[index], streamed=True) as image:
+        """(H, W) from the head of the image's file."""
+        with open_image(self.images[index], streamed=True) as image:
             return image.height, image.width
 
     def file_name(self, index: int) -> str:
-        """The picture's file."""
-        return self.pictures[index].name
+        """The image's file."""
+        return self.images[index].name
 
     def __getitem__(self, index: int) -> Sample:
         return self.read(index)
@@ -167,7 +167,7 @@ class Cityscapes:
         Raises:
             FileNotFoundError, ValueError: a file cannot be read, or the two have different sizes.
         """
-        path = self.pictures[index]
+        path = self.images[index]
         image, truth = read_image(path, apply_exif=False), read_truth(self.truth[index])
         if image.shape[:2] != truth.segment_map.shape:
             raise ValueError(
@@ -182,7 +182,7 @@ def write_panoptic(source: Path, folder: Path) -> tuple[dict[str, Any], dict[str
 
     Returns:
         The rows of `images` and `annotations`, as the data set's own scripts write them: `file_name` of an image is no
-        picture's name.
+        image's name.
     """
     truth, name = read_truth(source), image_id(source)
     known = np.array([0, *truth.ids], dtype=np.int32)
