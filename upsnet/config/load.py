@@ -46,7 +46,7 @@ def find_config(config: str | Path) -> Path:
         FileNotFoundError: neither exists. The message lists similar names.
     """
     path = Path(config)
-    if path.exists() and not path.is_dir():  # a pipe is allowed
+    if path.exists() and not path.is_dir():  # a named pipe is allowed
         return path
     shipped = list_configs()
     if str(config) in shipped:

@@ -10,7 +10,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 """0 to 1."""
 
 Weight = Annotated[float, Field(ge=0, le=1e6)]
-"""0 or more. The limit, as those below, is far beyond use; it tells a slip from a setting."""
+"""0 or more. This limit and those below are far above useful values; they catch mistakes in typing."""
 
 Positive = Annotated[float, Field(gt=0, le=1e6)]
 """More than 0."""

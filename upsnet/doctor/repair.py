@@ -28,7 +28,7 @@ LOST = frozenset(
 )
 """Checks whose images are left out."""
 BROKEN_CATEGORIES = frozenset(("category-field", "category-id-twice", "category-name-twice"))
-"""Checks of categories whose segments have no sure class."""
+"""Checks after which the class of some segments is not known."""
 REDRAWN = frozenset(("id-not-in-json", "png-blended", "png-mode", "stuff-split", "stuff-crowd"))
 """Checks after which the PNG is written anew."""
 

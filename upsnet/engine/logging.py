@@ -44,14 +44,16 @@ def start_wandb(project: str, folder: Path, config: dict[str, Any], *, resumed: 
         run = wandb.init(
             project=project, name=folder.name, id=identity, resume="allow", dir=str(folder), config=config, reinit=True
         )
-    except Exception as error:  # no key, no network, a run that was deleted: the package has an error for each
+    except Exception as error:  # the package has its own error classes: no key, no network, a deleted run
         raise ValueError(
             f"train.wandb_project={project}: Weights & Biases cannot start ({first_line(error)}); "
             "run `wandb login`, set WANDB_MODE=offline, or remove the key"
         ) from None
     with atomic_path(path) as target:
         target.write_text(identity)
-    run.define_metric("*", step_metric="iteration")  # its own step cannot go back to an evaluation that is made again
+    run.define_metric(
+        "*", step_metric="iteration"
+    )  # W&B's own step cannot go back, and a resumed run may repeat an evaluation
     return run
 
 

@@ -208,7 +208,7 @@ def require_same(config: Config, data: dict[str, Any], checkpoint: Checkpoint, s
     ours, theirs = flatten(config.dump()), flatten(checkpoint.config.dump())
     free = FREE_TO_CHANGE
     if config.train.peak_lr == checkpoint.config.train.peak_lr:
-        free |= {"train.lr", "train.reference_batch"}  # another way to write the same rate
+        free |= {"train.lr", "train.reference_batch"}  # the same rate, written differently
     wrong = [
         f"{key} is {ours.get(key)!r}, expected {theirs.get(key)!r}"
         for key in sorted(ours.keys() | theirs.keys())

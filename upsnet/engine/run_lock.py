@@ -47,7 +47,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
         yield
     finally:
         if not existed and {entry.name for entry in folder.iterdir()} == {LOCK_NAME}:
-            path.unlink()  # a mistake was found before the run began
+            path.unlink()  # the run failed before it began
             with suppress(OSError):
                 folder.rmdir()
         os.close(handle)

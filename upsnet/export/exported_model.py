@@ -178,7 +178,7 @@ def _nothing(*_: Tensor) -> dict[str, Tensor]:
 
 
 class UntrustedFileError(ValueError):
-    """A file is machine code, and nobody said that it may run."""
+    """The file is compiled machine code, and the caller does not trust it."""
 
 
 def _load_pt2(path: Path, device: torch.device | None, *, trust: bool) -> Loaded:

@@ -27,14 +27,14 @@ TRANSIENT = frozenset(
     for name in ("EIO", "EAGAIN", "EINTR", "ESTALE", "ETIMEDOUT", "ECONNRESET", "ENETDOWN", "ENETUNREACH", "EHOSTDOWN")
     if hasattr(errno, name)
 )
-"""Error numbers of network disks that may pass."""
+"""Error numbers of network disks that may disappear on a second attempt."""
 RETRY_SECONDS = (0.1, 0.5, 2.0)
 MAX_NAME_BYTES = 255
-"""Most file systems take no longer name."""
+"""Maximum length of a file name on most file systems."""
 PLAIN_NAME = re.compile(r"(?:[\w-][\w. -]*/)*[\w-][\w. -]*", re.ASCII)
-"""Most names: nothing can be wrong with them but their length."""
+"""Names that match are valid unless they are too long, so most names need no other check."""
 DEVICE_NAMES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
-"""Names that Windows gives to devices, in every folder."""
+"""Names that Windows reserves for devices in every folder."""
 TEMPORARY = re.compile(r"\..*\.upsnet-(?P<host>\w+)-(?P<pid>\d+)-\w+(\.\w+)?")
 """Names of temporary files and folders, which tell the process that made them."""
 
@@ -131,7 +131,7 @@ def _is_alive(pid: int) -> bool:
 
 
 def retry(action: Callable[[], Result]) -> Result:
-    """Calls a function; after an error of a network disk that may pass, it waits and calls again, three times.
+    """Calls a function. After an error of a network disk it waits and calls again, up to three times (`is_transient`).
 
     Raises:
         OSError, ValueError: of the last call.
@@ -147,7 +147,7 @@ def retry(action: Callable[[], Result]) -> Result:
 
 
 def is_transient(error: BaseException | None) -> bool:
-    """Whether it is an error of a network disk that may pass."""
+    """Whether it is an error of a network disk that may disappear on a second attempt."""
     return isinstance(error, OSError) and error.errno in TRANSIENT
 
 

@@ -33,7 +33,7 @@ ROTATIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What makes an image of an EXIF orientation upright."""
+"""EXIF orientation: the operation that makes the image upright."""
 
 
 @contextmanager
@@ -80,7 +80,7 @@ def open_image(
             yield image
     except FileNotFoundError:
         raise FileNotFoundError(f"{name}: no such {'image' if what == 'an image' else 'file'}") from None
-    except Exception as error:  # decoders raise errors of every kind
+    except Exception as error:  # decoders raise many kinds of errors
         reason = _reason(error, formats)
         remedy = "" if MAX_PIXELS_VARIABLE in reason else "; repair or remove it"
         cause = error if is_transient(error) else None  # `retry` looks at it
@@ -181,7 +181,7 @@ def exif_orientation(image: Image.Image) -> int:
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
         return int(value) if value in range(1, 9) else 1
-    except Exception:  # the parser raises errors of every kind, and the pixels are sound
+    except Exception:  # the parser raises many kinds of errors; the pixels can still be read
         return 1
 
 
@@ -211,7 +211,9 @@ def write_encoded(path: Path, image: Image.Image, **options: Any) -> None:
 def save_upright(source: Path, target: Path) -> None:
     """Writes an image rotated as its EXIF orientation says, in its own format, without EXIF."""
     with open_image(source) as image:
-        kind = "JPEG" if image.format == "MPO" else image.format  # MPO: a JPEG of telephones, with a second image
+        kind = (
+            "JPEG" if image.format == "MPO" else image.format
+        )  # MPO: a JPEG file with a second image, written by phones
         options: dict[str, Any] = {"quality": JPEG_QUALITY, "subsampling": 0} if kind == "JPEG" else {}
         write_encoded(target, upright(image), format=kind, icc_profile=image.info.get("icc_profile"), **options)
 
