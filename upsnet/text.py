@@ -1,4 +1,4 @@
-"""Text from people: YAML, and how errors show values."""
+"""Reading of YAML that users write, and formatting of values for error messages."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 import yaml
 
 MAX_VALUES = 100_000
-"""Values of a file at most, with each value of an alias counted wherever it is used: aliases of aliases grow without
-end."""
+"""Maximum number of values in a file. The values of an alias count wherever it is used, because aliases of aliases grow
+without end."""
 LENGTH = 60
 """Characters of a value that an error shows."""
 

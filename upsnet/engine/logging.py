@@ -51,9 +51,8 @@ def start_wandb(project: str, folder: Path, config: dict[str, Any], *, resumed: 
         ) from None
     with atomic_path(path) as target:
         target.write_text(identity)
-    run.define_metric(
-        "*", step_metric="iteration"
-    )  # W&B's own step cannot go back, and a resumed run may repeat an evaluation
+    # W&B's own step cannot go back, and a resumed run may repeat an evaluation.
+    run.define_metric("*", step_metric="iteration")
     return run
 
 

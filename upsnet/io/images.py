@@ -211,9 +211,7 @@ def write_encoded(path: Path, image: Image.Image, **options: Any) -> None:
 def save_upright(source: Path, target: Path) -> None:
     """Writes an image rotated as its EXIF orientation says, in its own format, without EXIF."""
     with open_image(source) as image:
-        kind = (
-            "JPEG" if image.format == "MPO" else image.format
-        )  # MPO: a JPEG file with a second image, written by phones
+        kind = "JPEG" if image.format == "MPO" else image.format  # MPO: a JPEG with a second image, as phones write
         options: dict[str, Any] = {"quality": JPEG_QUALITY, "subsampling": 0} if kind == "JPEG" else {}
         write_encoded(target, upright(image), format=kind, icc_profile=image.info.get("icc_profile"), **options)
 
