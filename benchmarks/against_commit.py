@@ -6,7 +6,8 @@
 One JSON line per case. Both commits run the same code of this script on the same inputs, each in its own process, on
 one thread. Their measurements alternate: five pairs per case, after a warm-up. `ratio` is the median of the five ratios
 of CPU seconds, this tree over the commit; `ratios` are all five. The script uses only functions that have the same name
-in both.
+in both. glibc keeps the memory that is freed: otherwise `read` varies by a fifth from process to process, because the
+allocator returns large blocks to the system in some processes and not in others (0 to 10,000 page faults a repeat).
 
 Cases: `train_r50`, a step of `coco_r50` on 2 x 320x480; `train_r18`, a step of `shapes_r18` on 8 x 128x128; `head`, the
 panoptic head at 800x1333 with 133 classes and 50 instances; `data`, 16 COCO-like pairs of 480x640 at 800/1333 in
@@ -32,6 +33,7 @@ from pathlib import Path
 from typing import IO, Any
 
 ROOT = Path(__file__).parents[1]
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 32)}
 CASES = ("train_r50", "train_r18", "head", "data", "read", "json", "predict")
 REPEATS = {"train_r50": 1, "train_r18": 4, "head": 4, "data": 4, "read": 4, "json": 1, "predict": 2}
 """Calls of the case in one measurement."""
@@ -87,7 +89,13 @@ class BenchmarkProcess:
     """A process that runs a case of one tree whenever it is asked to."""
 
     def __init__(self, case: str, tree: Path, data: Path) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(tree), "UPSNET_DATASETS": str(data), "OMP_NUM_THREADS": "1"}
+        environment = {
+            **os.environ,
+            **KEEP_MEMORY,
+            "PYTHONPATH": str(tree),
+            "UPSNET_DATASETS": str(data),
+            "OMP_NUM_THREADS": "1",
+        }
         self.process = subprocess.Popen(
             [sys.executable, __file__, "--worker", case],
             env={**environment, "UPSNET_TREE": str(tree)},
