@@ -34,6 +34,7 @@ def exact_case(seed):
 
 def check_kernels(device):
     """Raises where the kernels differ from the definitions; `device` is the CPU under the interpreter."""
+    from tests.ops.grouping_cases import check_grouping_kernels
     from upsnet.ops import bias_relu_triton, nms_triton, upsampled_cross_entropy_triton
     from upsnet.ops.nms import nms_mask
     from upsnet.ops.panoptic_fusion import reference, triton
@@ -82,6 +83,7 @@ def check_kernels(device):
     for other in (None, shortcut):
         found = bias_relu_triton.launch(x.to(device), bias.to(device), None if other is None else other.to(device))
         torch.testing.assert_close(found.cpu(), (x + bias[:, None, None] + (0 if other is None else other)).relu())
+    check_grouping_kernels(device)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,11 @@ import pytest
 import torch
 
 from tests.ops.fusion_cases import METHODS, S, T, check_kernels, random_case
+from tests.ops.grouping_cases import STUFF, random_maps
 from upsnet.config import PanopticConfig
 from upsnet.models.upsnet.panoptic_head import PanopticHead
+from upsnet.ops.instance_grouping.options import GroupingOptions
+from upsnet.ops.instance_grouping.pipeline import fuse
 from upsnet.ops.nms import nms_mask
 from upsnet.ops.panoptic_fusion.pipeline import panoptic_map
 from upsnet.ops.sampling import hashed_uniform
@@ -61,6 +64,33 @@ def test_the_map_can_be_captured_in_a_graph():
     found.zero_()
     graph.replay()
     assert torch.equal(found, expected)
+
+
+def grouping(maps, outputs):
+    options = GroupingOptions(nms_kernel=3, stuff_area_limit=10)
+    rest = {"input_size": (129, 193), "num_stuff": STUFF, "options": options, "align_corners": True}
+    return fuse(*maps, [(120, 190)] * 2, outputs, **rest)
+
+
+def test_the_grouping_of_pixels_never_waits_for_the_host(no_sync):
+    maps, outputs = random_maps(0, 2, (33, 49), 300), [(240, 380), (120, 190)]
+    found = no_sync(lambda: grouping([x.cuda() for x in maps], outputs))
+    expected = grouping(maps, outputs)
+    assert torch.equal(found.segment_ids.cpu(), expected.segment_ids)
+    assert torch.equal(found.segment_classes.cpu(), expected.segment_classes)
+    torch.testing.assert_close(found.segment_scores.cpu(), expected.segment_scores, rtol=0, atol=1e-5)
+
+
+def test_the_grouping_of_pixels_can_be_captured_in_a_graph():
+    maps, outputs = [x.cuda() for x in random_maps(1, 2, (33, 49), 100)], [(120, 190)] * 2
+    expected = grouping(maps, outputs)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = grouping(maps, outputs)
+    for x in found[:3]:
+        x.zero_()
+    graph.replay()
+    assert all(torch.equal(a, b) for a, b in zip(found[:3], expected[:3], strict=True))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -10,7 +10,7 @@ import torch
 from onnx_ir.passes.common import InlinePass, NameFixPass
 from onnxscript import BOOL, FLOAT, opset18, opset19
 
-from upsnet.export import onnx_fusion, onnx_tiles
+from upsnet.export import onnx_fusion, onnx_grouping, onnx_tiles
 from upsnet.export.onnx_fusion import Value, floats, ints
 from upsnet.ops.boxes import float32_below
 
@@ -83,7 +83,7 @@ def pool_rois(
 
 def inline_functions(model: ir.Model) -> None:
     """Replaces the calls of functions by their bodies."""
-    for function in onnx_tiles.FUNCTIONS:
+    for function in (*onnx_tiles.FUNCTIONS, *onnx_grouping.FUNCTIONS):
         body = ir.serde.deserialize_function(function.to_function_proto())
         model.functions[body.identifier()] = body
     InlinePass()(model)
@@ -100,4 +100,5 @@ def translations() -> dict[Any, Callable[..., Any]]:
         ops.nms_mask.default: nms_mask,
         ops.pool_rois.default: pool_rois,
         ops.panoptic_segments.default: onnx_fusion.panoptic_segments,
+        ops.grouped_segments.default: onnx_grouping.grouped_segments,
     }

@@ -91,7 +91,7 @@ def _pictures(checkpoint: Checkpoint) -> Iterable[npt.NDArray[np.uint8]]:
 
 def _real_pictures(checkpoint: Checkpoint) -> Iterable[npt.NDArray[np.uint8]]:
     try:
-        data = open_dataset(checkpoint.config.data.val, checkpoint.categories)
+        data = open_dataset(checkpoint.config.data, "val", checkpoint.categories)
         for index in range(min(REAL_PICTURES, len(data))):
             yield data[index].image
     except (OSError, ValueError):  # the data need not be where the model is exported

@@ -76,7 +76,7 @@ def _axis_position(low, high, center, cells):
 
 
 @triton.jit
-def _bilinear(values, row_stride, column_stride, row_low, row_high, row_weight, low, high, weight):
+def bilinear(values, row_stride, column_stride, row_low, row_high, row_weight, low, high, weight):
     """Values [h, w] at rows [Y] and columns [X] between cells: float32 [Y, X]; rows first."""
     top, bottom = row_low[:, None] * row_stride, row_high[:, None] * row_stride
     left, right = low[None, :] * column_stride, high[None, :] * column_stride
@@ -94,7 +94,7 @@ def _mask_logits(masks, frames, slot, x, y, cells):
     x1, y1, x2, y2 = tl.load(frame), tl.load(frame + 1), tl.load(frame + 2), tl.load(frame + 3)
     row_low, row_high, row_weight = _axis_position(y1, y2, y.to(tl.float32) + 0.5, cells)
     low, high, weight = _axis_position(x1, x2, x.to(tl.float32) + 0.5, cells)
-    return _bilinear(masks + slot * cells * cells, cells, 1, row_low, row_high, row_weight, low, high, weight)
+    return bilinear(masks + slot * cells * cells, cells, 1, row_low, row_high, row_weight, low, high, weight)
 
 
 @triton.jit
@@ -115,7 +115,7 @@ def _meets(regions, slot, x1, y1, x2, y2):
 
 
 @triton.jit
-def _best_channel(
+def best_channel(
     logits, first, last, channel_stride, row_stride, column_stride, row_low, row_high, row_weight, low, high, weight
 ):
     """Largest logit of channels first..last - 1, and which; the first wins a tie."""
@@ -123,7 +123,7 @@ def _best_channel(
     winner = tl.zeros((row_low.shape[0], low.shape[0]), tl.int32)
     for channel in range(first, last):
         plane = logits + channel * channel_stride
-        value = _bilinear(plane, row_stride, column_stride, row_low, row_high, row_weight, low, high, weight)
+        value = bilinear(plane, row_stride, column_stride, row_low, row_high, row_weight, low, high, weight)
         winner = tl.where(value > best, channel, winner)
         best = tl.maximum(best, value)
     return best, winner
@@ -149,11 +149,11 @@ def _fuse(
     row_high, high = tl.minimum(row_low + 1, cell_rows - 1), tl.minimum(low + 1, cell_columns - 1)
     row_weight, weight = tl.load(rows_weight + yc), tl.load(columns_weight + xc)
     logits += image.to(tl.int64) * image_stride
-    best, winner = _best_channel(
+    best, winner = best_channel(
         logits, 0, num_stuff, channel_stride, row_stride, column_stride,
         row_low, row_high, row_weight, low, high, weight,
     )  # fmt: skip
-    best_thing, thing = _best_channel(
+    best_thing, thing = best_channel(
         logits, num_stuff, num_classes, channel_stride, row_stride, column_stride,
         row_low, row_high, row_weight, low, high, weight,
     )  # fmt: skip
@@ -173,7 +173,7 @@ def _fuse(
                     score = tl.where(inside & (mask > 0), ALWAYS, NEVER)
                 else:
                     plane = logits + tl.load(channels + slot) * channel_stride
-                    own = _bilinear(plane, row_stride, column_stride, row_low, row_high, row_weight, low, high, weight)
+                    own = bilinear(plane, row_stride, column_stride, row_low, row_high, row_weight, low, high, weight)
                     own = tl.where(inside, own, 0.0)
                     score = tl.where(inside, own + mask, NEVER)
                     explained = tl.maximum(explained, own)
