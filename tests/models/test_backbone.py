@@ -188,3 +188,59 @@ def test_a_convolution_computes_what_follows_it(layer):
     torch.testing.assert_close(conv(x, norm, shortcut, relu=True), (norm(plain) + shortcut).relu())
     torch.testing.assert_close(conv(x, None, shortcut), plain + shortcut)
     torch.testing.assert_close(conv(x, relu=True), plain.relu())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("output_stride", [8, 16])
+def test_a_dilated_backbone_has_the_features_of_the_plain_one_on_a_finer_grid(name, output_stride):
+    torch.manual_seed(0)
+    options = {"width": 16, "norm": "bn", "freeze_at": 0}
+    plain, ours = resnet(name, **options).eval(), resnet(name, **options, output_stride=output_stride).eval()
+    for module in plain.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.2, 0.2)
+            nn.init.uniform_(module.weight, 0.5, 1)
+    ours.load_state_dict(plain.state_dict())
+    x = torch.randn(1, 3, 96, 160)
+    features = ours(x)
+    assert [96 // f.shape[2] for f in features] == [4, 8, min(16, output_stride), output_stride]
+    for stride, found, expected in zip((4, 8, 16, 32), features, plain(x), strict=True):
+        step = stride // (96 // found.shape[2])
+        torch.testing.assert_close(found[..., ::step, ::step], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_dilations_are_those_of_torchvision_and_of_the_multi_grid():
+    def dilations(model):
+        return [[block.conv2.dilation[0] for block in stage] for stage in (model.layer3, model.layer4)]
+
+    theirs = torchvision.models.resnet50(replace_stride_with_dilation=[False, True, True])
+    assert (
+        dilations(resnet("resnet50", width=16, output_stride=8)) == dilations(theirs) == [[1, 2, 2, 2, 2, 2], [2, 4, 4]]
+    )
+    assert dilations(resnet("resnet50", width=16, output_stride=16, multi_grid=[1, 2, 4])) == [[1] * 6, [2, 4, 8]]
+    assert dilations(resnet("resnet50", width=16, multi_grid=[1, 2, 1])) == [[1] * 6, [1, 2, 1]]
+    basic = resnet("resnet18", width=16, output_stride=8).layer4
+    assert [(block.conv1.dilation[0], block.conv2.dilation[0]) for block in basic] == [(2, 4), (4, 4)]
+    with pytest.raises(ValueError, match=r"multi_grid=\[1, 2\]: expected 3 values, one for each block of res5"):
+        resnet("resnet50", multi_grid=[1, 2])
+
+
+@pytest.mark.parametrize("freeze_at", [0, 1, 2])
+def test_the_deep_stem_has_three_convolutions(freeze_at):
+    model = resnet("resnet50", width=16, norm="bn", freeze_at=freeze_at, stem="deeplab").train()
+    convs = [model.conv1, model.conv2, model.conv3]
+    assert [(c.in_channels, c.out_channels, c.kernel_size[0], c.stride[0]) for c in convs] == [
+        (3, 16, 3, 2),
+        (16, 16, 3, 1),
+        (16, 32, 3, 1),
+    ]
+    assert model.layer1[0].conv1.in_channels == 32
+    parts = [*convs, model.bn3, model.layer1, model.layer2]
+    learns = [all(p.requires_grad for p in part.parameters()) for part in parts]
+    assert learns == [freeze_at == 0] * 4 + [freeze_at < 2, True]
+    assert [f.shape[2] for f in model(torch.randn(2, 3, 64, 96))] == [16, 8, 4, 2]
+
+
+def test_deformable_stages_are_not_dilated(make_config):
+    with pytest.raises(ValueError, match=r"deformable_from needs output_stride=32"):
+        make_config("model.backbone.deformable_from=5", "model.backbone.output_stride=16")

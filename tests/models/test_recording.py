@@ -14,8 +14,7 @@ from upsnet.engine.train import can_record
 from upsnet.inference.cuda_graph import GraphedModel
 from upsnet.models import recording
 from upsnet.models.build import build_model
-from upsnet.models.compiled import with_slots_padded
-from upsnet.models.recording import RecordedFunction
+from upsnet.models.recording import RecordedFunction, with_slots_padded
 
 
 class Device:

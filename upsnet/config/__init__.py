@@ -1,6 +1,8 @@
 """The config of a run: its schema, and the functions that find and read config files."""
 
+from upsnet.config.backbone import BackboneConfig
 from upsnet.config.load import find_config, list_configs, load_config, parse_config
+from upsnet.config.panoptic_deeplab import PanopticDeepLabConfig
 from upsnet.config.run import (
     AugmentConfig,
     CategoryConfig,
@@ -14,15 +16,7 @@ from upsnet.config.run import (
     Source,
     TrainConfig,
 )
-from upsnet.config.upsnet import (
-    BackboneConfig,
-    InstanceConfig,
-    LossConfig,
-    PanopticConfig,
-    RPNConfig,
-    SemanticConfig,
-    UPSNetConfig,
-)
+from upsnet.config.upsnet import InstanceConfig, LossConfig, PanopticConfig, RPNConfig, SemanticConfig, UPSNetConfig
 
 __all__ = [
     "AugmentConfig",
@@ -37,6 +31,7 @@ __all__ = [
     "LossConfig",
     "ModelConfig",
     "PanopticConfig",
+    "PanopticDeepLabConfig",
     "RPNConfig",
     "SemanticConfig",
     "ShapesConfig",

@@ -10,6 +10,9 @@ from pydantic import BaseModel, ValidationError
 
 from upsnet.text import cut, shown
 
+TAG_KEYS = ("format", "architecture")
+"""Keys whose value chooses a member of a union of sections."""
+
 
 def explain(error: ValidationError, root: type[BaseModel]) -> str:
     """The first problem, an unknown key before all others; `root` is the model that was validated."""
@@ -49,7 +52,7 @@ def _walk(
     for index, part in enumerate(location):
         if "[" in str(part) and not (is_key and index == len(location) - 1):  # a member of a union
             continue
-        tagged = [s for s in inner if len(inner) > 1 and part in get_args(s.model_fields["format"].annotation)]
+        tagged = [s for s in inner if len(inner) > 1 and part in _tags(s)]
         if tagged:
             inner = tagged
             continue
@@ -58,6 +61,12 @@ def _walk(
         fields = [s.model_fields[str(part)] for s in inner if part in s.model_fields]
         inner = [s for field in fields for s in _sections(field.annotation)] or inner
     return path, holders
+
+
+def _tags(section: type[BaseModel]) -> set[Any]:
+    """The values of the keys that choose a member of a union."""
+    fields = (section.model_fields.get(name) for name in TAG_KEYS)
+    return {tag for field in fields if field is not None for tag in get_args(field.annotation)}
 
 
 def _sections(annotation: Any) -> Iterator[type[BaseModel]]:

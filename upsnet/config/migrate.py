@@ -61,6 +61,7 @@ class UnknownFormatError(ValueError):
 STEPS: tuple[Step, ...] = (
     rename_key("loss", "model.loss"),  # each architecture has its own losses
     remove_key("data.test_resize", "model.panoptic.method=official resizes as the official program does"),
+    remove_key("train.compile", "train.cuda_graph=true is what shortens a step on a GPU"),
 )
 """Step i turns a config of format i + 1 into one of format i + 2."""
 

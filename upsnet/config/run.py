@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
+from upsnet.class_edits import ClassEdits
+from upsnet.config.panoptic_deeplab import PanopticDeepLabConfig
 from upsnet.config.section import Count, Fraction, Positive, Precision, Section, Side, Size, Small, Weight
 from upsnet.config.upsnet import UPSNetConfig
 
-ModelConfig = UPSNetConfig
+
+def _with_architecture(values: Any) -> Any:
+    """The `model` section with its architecture, which is UPSNet if it does not say."""
+    return {"architecture": "upsnet", **values} if isinstance(values, dict) else values
+
+
+ModelConfig = Annotated[
+    UPSNetConfig | PanopticDeepLabConfig, Field(discriminator="architecture"), BeforeValidator(_with_architecture)
+]
 """The `model` section; `model.architecture` says of which architecture."""
 
 
@@ -72,6 +82,51 @@ class AugmentConfig(Section):
     """Chance that things of another training image are pasted in (Ghiasi et al. 2021)."""
 
 
+def _require_rising(limits: tuple[float, float]) -> tuple[float, float]:
+    if limits[0] >= limits[1]:
+        raise ValueError("must be [low, high] with low < high")
+    return limits
+
+
+Limit = Annotated[float, Field(ge=-1e12, le=1e12)]
+ValueRange = Annotated[tuple[Limit, Limit], AfterValidator(_require_rising)]
+"""The pixel values [low, high] that become black and white."""
+
+
+Names = Annotated[tuple[str, ...], Field(max_length=1000)]
+"""Names of classes."""
+
+
+class ClassesConfig(Section):
+    """Changes to the classes, applied when data are read; the files stay as they are. Merging comes first."""
+
+    merge: dict[str, Names] = Field(default_factory=dict, max_length=1000)
+    """New name: names that it replaces, as in `{vehicle: [car, truck]}`. One name renames a class."""
+    keep: Names | None = None
+    """The classes of the model; pixels of others are void. None: all."""
+    drop: Names = ()
+    """Classes whose pixels are void: no loss and no metric counts them."""
+    stuff: Names = ()
+    """Classes that become stuff."""
+    things: Names = ()
+    """Classes that become things. A stuff segment becomes one object."""
+    background: str | None = None
+    """Stuff that fills the pixels without a segment. It may be a new class."""
+
+    def edits(self) -> ClassEdits:
+        """The same as a record of `categories`.
+
+        Raises:
+            ValueError: the changes contradict each other.
+        """
+        return ClassEdits(self.merge, self.keep, self.drop, self.stuff, self.things, self.background)
+
+    @model_validator(mode="after")
+    def _check(self) -> ClassesConfig:
+        self.edits()
+        return self
+
+
 class DataConfig(Section):
     """Data sets, augmentation, and the size at which images are tested."""
 
@@ -81,7 +136,13 @@ class DataConfig(Section):
         None
     )
     """The classes that the data must have: rows, or a public set's name; by default those of the training JSON."""
+    classes: ClassesConfig = ClassesConfig()
+    """Changes to these classes."""
     augment: AugmentConfig = AugmentConfig()
+    value_range: ValueRange | None = None
+    """The values [low, high] of images of more than 8 bits that become 0..255; values outside are clipped. None: if no
+    value is above 255, they are taken as they are; otherwise the upper 8 bits of 0..65535. 8-bit images stay as they
+    are."""
     repeat_threshold: Fraction = 0.0
     """Images with a class that fewer than this share of them show come more often (Gupta et al. 2019: 0.001)."""
     test_short_side: Side | None = None
@@ -118,8 +179,6 @@ class TrainConfig(Section):
     precision: Precision = "auto"
     """auto: bf16 autocast where the device computes it natively, else fp32. fp16: autocast with a scaled loss, for GPUs
     without bf16 (V100, T4); a step whose gradient overflows is left out."""
-    compile: bool = False
-    """Compile forward and losses into one graph (`torch.compile`): minutes at the start, faster steps."""
     cuda_graph: bool = False
     """Record forward and backward of each size of batch once and replay them, without Python. For GPUs. Several
     processes then exchange gradients after the backward pass instead of within it, on CPUs too."""
@@ -145,8 +204,6 @@ class TrainConfig(Section):
     def _check(self) -> TrainConfig:
         if list(self.steps) != sorted(self.steps):
             raise ValueError(f"steps {self.steps} must increase")
-        if self.compile and self.sync_batch_norm:
-            raise ValueError("compile=true cannot go with sync_batch_norm=true, which torch does not compile; drop one")
         return self
 
 
@@ -168,7 +225,7 @@ class Config(Section):
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     data: DataConfig
-    model: ModelConfig = ModelConfig()
+    model: ModelConfig = UPSNetConfig()
     train: TrainConfig
     evaluate: EvaluateConfig = EvaluateConfig()
 

@@ -6,34 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from upsnet.config.backbone import BackboneConfig
 from upsnet.config.conventions import Conventions, with_conventions
 from upsnet.config.section import Channels, Fraction, Layers, Positive, Section, Slots, Weight
-
-
-class BackboneConfig(Section):
-    """ResNet. `weights`: a torchvision name (IMAGENET1K_V1) or a file with torchvision's names; None: random."""
-
-    name: Literal["resnet18", "resnet34", "resnet50", "resnet101"] = "resnet50"
-    width: Annotated[int, Field(ge=16, le=512, multiple_of=16)] = 64
-    """Of the stem. Below 16 channels oneDNN's gradient of a strided 1x1 convolution crashes (torch 2.15, CPU)."""
-    norm: Literal["frozen_bn", "bn", "gn"] = "frozen_bn"
-    freeze_at: Annotated[int, Field(ge=0, le=5)] = 2
-    """0: nothing is frozen; 1: the stem; n: also the stages up to res-n."""
-    weights: Annotated[str, Field(max_length=4096)] | None = None
-    norm_eps: Annotated[float, Field(gt=0, le=1)] | Literal[0] = 1e-5
-    stride_in_1x1: bool = False
-    """Bottlenecks stride in the first convolution (Caffe models) in place of the 3x3."""
-    deformable_from: Annotated[int, Field(ge=2, le=5)] | None = None
-    """Stages from res-n on use deformable 3x3 convolutions (Dai et al. 2017)."""
-    checkpoint_activations: bool = False
-    """Keeps only the inputs of residual blocks and computes the rest again for the backward pass: less memory, more
-    time. Not with norm `bn`, whose statistics would count every batch twice."""
-
-    @model_validator(mode="after")
-    def _check(self) -> BackboneConfig:
-        if self.checkpoint_activations and self.norm == "bn":
-            raise ValueError("checkpoint_activations=true needs norm frozen_bn or gn, got bn")
-        return self
 
 
 class SemanticConfig(Section):
@@ -179,6 +154,11 @@ class UPSNetConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> UPSNetConfig:
+        if self.backbone.output_stride != 32:
+            raise ValueError(
+                f"backbone.output_stride={self.backbone.output_stride}: the pyramid of UPSNet needs 32; only "
+                "architecture=panoptic_deeplab has others"
+            )
         if self.panoptic.method == "official" and self.heads != "both":
             raise ValueError(
                 f"panoptic.method=official needs heads=both, got {self.heads}; use panoptic.method=unified"

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from upsnet.config import Config
-from upsnet.data.loader import configured_categories, open_train_dataset
+from upsnet.data.loader import model_categories
 from upsnet.models.build import build_model
 from upsnet.models.checkpoint import Checkpoint, save_checkpoint
 from upsnet.models.pretrained.weights import fill, read_weights
@@ -28,9 +28,10 @@ def convert_weights(source: Path, config: Config, target: Path) -> list[str]:
         OSError, ValueError: a file is missing or cannot be used.
     """
     weights = read_weights(source)
-    categories = configured_categories(config.data) or open_train_dataset(config.data).categories
+    categories = model_categories(config.data)
     torch.manual_seed(config.seed)
     model = build_model(config, categories, pretrained=False)
     report = fill(model, weights, categories)
+    report.require_same_architecture()
     save_checkpoint(target, Checkpoint(config, categories, model.state_dict()))
     return [*report.lines(), f"{target}: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters"]

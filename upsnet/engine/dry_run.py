@@ -11,8 +11,7 @@ import numpy as np
 import torch
 
 from upsnet.config import Config, DataConfig
-from upsnet.data.coco import CocoPanoptic
-from upsnet.data.loader import PanopticDataset, build_augmentation, collate, train_loader
+from upsnet.data.loader import PanopticDataset, build_augmentation, collate, listed_classes, train_loader
 from upsnet.data.sampler import is_wide
 from upsnet.engine import distributed
 from upsnet.engine.logging import peak_memory
@@ -52,7 +51,7 @@ def dry_run(config: Config, output: Path | str, *, init: Path | str | None = Non
         seconds = []
         for number in range(WARM_UPS + TIMED):
             start = time.perf_counter()
-            with remedies_for_memory(number, group):
+            with remedies_for_memory(trainer.model, number, group):
                 trainer._step(trainer.model, group)
                 _wait(device)
             seconds.append(time.perf_counter() - start)
@@ -100,7 +99,7 @@ def largest_batch(dataset: PanopticDataset, config: Config, form: InputForm) -> 
     rng = np.random.default_rng(config.seed)
     plans = [augmentation.plan(dataset.size(index), rng) for index in range(len(dataset))]
     areas = [plan.window[0] * plan.window[1] for plan in plans]
-    segments = [len(dataset.classes(i)) if isinstance(dataset, CocoPanoptic) else 0 for i in range(len(dataset))]
+    segments = [len(listed_classes(dataset, i)) for i in range(len(dataset))]
     order = sorted(range(len(dataset)), key=lambda i: (areas[i], segments[i]), reverse=True)
     groups = ([i for i in order if is_wide(dataset.size(i)) == wide] for wide in (False, True))
     candidates = [(group * count)[:count] for group in groups if group]  # as `BatchSampler` makes batches

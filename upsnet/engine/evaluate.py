@@ -228,10 +228,13 @@ def comparison_panel(
     return grid(pictures) if pictures else None
 
 
-def headline(metrics: dict[str, Any]) -> tuple[str, float]:
-    """Name and value of the number that chooses the best model: PQ, else AP, else mIoU."""
+def headline(metrics: dict[str, Any]) -> tuple[str, float | None]:
+    """Name and value of the number that chooses the best model: PQ, else AP, else mIoU.
+
+    The value is None if there is nothing to score.
+    """
     for section, key, name in (("panoptic", "All", "PQ"), ("instance", "ap", "AP"), ("semantic", "miou", "mIoU")):
         if metrics[section] is not None:
             value = metrics[section][key]
-            return name, float((value["pq"] if section == "panoptic" else value) or 0.0)
+            return name, value["pq"] if section == "panoptic" else value
     raise ValueError("no section of the metrics applies to this model")

@@ -9,6 +9,7 @@ import sys
 import time
 import uuid
 from collections import deque
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -121,12 +122,14 @@ class RunLog:
         if self.enabled:
             self.bar.write(text)
 
-    def row(self, iteration: int, values: dict[str, float], speed: dict[str, float] | None, *, prefix: str) -> None:
-        """Writes numbers of one iteration to `metrics.jsonl` and TensorBoard.
+    def row(
+        self, iteration: int, values: Mapping[str, float | None], speed: dict[str, float] | None, *, prefix: str
+    ) -> None:
+        """Writes numbers of one iteration to `metrics.jsonl`, TensorBoard and Weights & Biases.
 
         Args:
             iteration: of the row.
-            values: the same in every run of this config.
+            values: the same in every run of this config; None is null in `metrics.jsonl`, and left out elsewhere.
             speed: what depends on the machine and the hour, or None.
             prefix: of the names in TensorBoard.
         """
@@ -135,7 +138,7 @@ class RunLog:
         row = {"iteration": iteration, **values, **({"speed": speed} if speed else {})}
         self.lines.write(json.dumps(row) + "\n")
         self.lines.flush()
-        named = {f"{prefix}/{name}": value for name, value in values.items()}
+        named = {f"{prefix}/{name}": value for name, value in values.items() if value is not None}
         named |= {f"speed/{name}": value for name, value in (speed or {}).items()}
         for name, value in named.items():
             self.board.add_scalar(name, value, iteration)
@@ -189,7 +192,7 @@ class RunLog:
         self.row(iteration, values, None, prefix="val")
         if self.board is not None and panel is not None:
             self.board.add_image("val/prediction_and_truth", panel, iteration, dataformats="HWC")
-        self.say(f"iteration {iteration}: " + ", ".join(f"{k} {v:.2f}" for k, v in values.items()))
+        self.say(f"iteration {iteration}: " + ", ".join(f"{k} {score_text(v, '.2f')}" for k, v in values.items()))
         self._since = time.perf_counter()
 
 
@@ -222,14 +225,19 @@ def _reopen(path: Path, start: int, evaluation_due: bool) -> TextIO:
     return path.open("a")
 
 
-def headlines(metrics: dict[str, Any]) -> dict[str, float]:
-    """The headline numbers of `metrics.json` under short names."""
-    values: dict[str, float] = {}
+def headlines(metrics: dict[str, Any]) -> dict[str, float | None]:
+    """The headline numbers of `metrics.json` under short names; None where there is nothing to score."""
+    values: dict[str, float | None] = {}
     if metrics["panoptic"] is not None:
         for group, suffix in (("All", ""), ("Things", "_things"), ("Stuff", "_stuff")):
             values |= {f"{key}{suffix}": metrics["panoptic"][group][key] for key in ("pq", "sq", "rq")}
     if metrics["semantic"] is not None:
         values["miou"] = metrics["semantic"]["miou"]
     if metrics["instance"] is not None:
-        values |= {key: metrics["instance"][key] or 0.0 for key in ("ap", "ap50")}
+        values |= {key: metrics["instance"][key] for key in ("ap", "ap50")}
     return values
+
+
+def score_text(value: float | None, form: str) -> str:
+    """A score as the screen shows it: formatted, or `-` where there is nothing to score."""
+    return "-" if value is None else format(value, form)

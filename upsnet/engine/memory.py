@@ -7,14 +7,16 @@ from contextlib import contextmanager
 
 import torch
 
+from upsnet.models.base import PanopticModel
 from upsnet.structures import PanopticBatch
 
 
 @contextmanager
-def remedies_for_memory(iteration: int, batches: list[PanopticBatch]) -> Iterator[None]:
+def remedies_for_memory(model: PanopticModel, iteration: int, batches: list[PanopticBatch]) -> Iterator[None]:
     """Names the step and its images, and what to change, if memory does not suffice or an image has too few pixels.
 
     Args:
+        model: that trains; it knows the keys of its architecture.
         iteration: of the step.
         batches: that it uses.
 
@@ -26,17 +28,18 @@ def remedies_for_memory(iteration: int, batches: list[PanopticBatch]) -> Iterato
     except torch.OutOfMemoryError as error:
         largest = max(batches, key=lambda batch: batch.images.numel())
         height, width = largest.images.shape[-2:]
+        options = f"set {' or '.join(model.memory_options)}, " if model.memory_options else ""
         raise MemoryError(
             f"iteration {iteration}: {len(largest.images)} images of {height}x{width} "
             f"({', '.join(largest.file_names)}) need more memory than there is: {error}. Halve train.batch_size and "
-            "double train.accumulate, set model.instance.mask_slots=32 or model.backbone.checkpoint_activations=true, "
-            "or make the images smaller"
+            f"double train.accumulate, {options}or make the images smaller"
         ) from None
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
         height, width = batches[0].images.shape[-2:]
+        group_norm = " and ".join(f"{key}=gn" for key in model.norm_keys)
         raise ValueError(
             f"iteration {iteration}: {len(batches[0].images)} image of {height}x{width} in a process leaves a batch "
-            "norm one value per channel; set model.backbone.norm=gn, or use more images per process, or larger ones"
+            f"norm one value per channel; set {group_norm}, or use more images per process, or larger ones"
         ) from None

@@ -28,7 +28,6 @@ FREE_TO_CHANGE = frozenset(
         "evaluate.precision",
         "model.backbone.checkpoint_activations",  # for the run that met too large a picture
         *(f"train.{name}_every" for name in ("log", "checkpoint", "evaluate", "histograms")),
-        "train.compile",  # for the run whose graph does not compile
         "train.cuda_graph",  # for the run whose sizes are too many to record
         "train.iterations",  # to lengthen or shorten a run
         "train.keep_checkpoints",

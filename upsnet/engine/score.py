@@ -54,7 +54,8 @@ def evaluate_checkpoint(
 
     Returns:
         The contents of `metrics.json` in the first process, None in the others. `["panoptic"]["All"]["pq"]` is PQ in
-        percent; `["semantic"]` and `["instance"]` hold mIoU and AP. A section that does not apply is None.
+        percent; `["semantic"]` and `["instance"]` hold mIoU and AP. A section that does not apply is None, and so is a
+        score if there is nothing to score.
 
     Raises:
         OSError, ValueError: a file is missing, or something does not fit; one line says what to change.
@@ -72,7 +73,7 @@ def evaluate_checkpoint(
             f"--report: the model predicts {', '.join(sorted(model.tasks))}, expected panoptic (model.heads=both), "
             "because the report shows PQ; evaluate without --report"
         )
-    dataset = open_dataset(run.data.val, checkpoint.categories)
+    dataset = open_dataset(run.data, "val", checkpoint.categories)
     report = None if report_images is None else ReportCollector(dataset.categories, report_images)
     with distributed.process_group() as device:
         model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -17,13 +17,13 @@ import yaml
 from torch import Tensor, nn
 
 from upsnet.config import Config, TrainConfig
-from upsnet.data.loader import PanopticDataset, open_dataset, open_train_dataset, train_loader
+from upsnet.data.loader import PanopticDataset, open_dataset, train_loader
 from upsnet.data.sampler import require_equal_shares
 from upsnet.doctor.check_run import check_before_training
 from upsnet.engine import distributed
 from upsnet.engine.evaluate import comparison_panel, evaluate, headline
 from upsnet.engine.interval import Interval
-from upsnet.engine.logging import RunLog
+from upsnet.engine.logging import RunLog, score_text
 from upsnet.engine.memory import remedies_for_memory
 from upsnet.engine.optim import (
     add_gradients,
@@ -51,14 +51,15 @@ from upsnet.io.images import write_image
 from upsnet.models.base import PanopticModel
 from upsnet.models.build import build_model
 from upsnet.models.checkpoint import Checkpoint, TrainingState, load_weights, save_checkpoint
-from upsnet.models.compiled import compile_loss, with_slots_padded
 from upsnet.models.pretrained.weights import fill, read_weights
-from upsnet.models.recording import RecordedFunction
+from upsnet.models.recording import RecordedFunction, with_slots_padded
 from upsnet.ops.backend import training_format
 from upsnet.structures import PanopticBatch
 
 MIN_LOSS_SCALE = 2.0**-10
 """fp16: training ends when the loss scale falls below. It begins at 2^16, and falls to 0 if nothing stops it."""
+NOTHING_TO_SCORE = -1.0
+"""`best` of a run whose evaluations had nothing to score: lower than any score."""
 
 
 class TrainingResult(NamedTuple):
@@ -98,7 +99,7 @@ def train(
         profile: write `profile.json.gz`, a trace of a few steps.
         config_name: path or name of the config, for messages that suggest a command.
         tell: called with each line of information, in the first process only.
-        warn: called with each warning about the data, in the first process only.
+        warn: called with each warning about the initial weights and the data, in the first process only.
 
     Returns:
         How the run ended, in every process.
@@ -115,6 +116,8 @@ def train(
         if trainer.is_main:
             for line in [*(trainer.report.lines() if trainer.report else []), *trainer.notes]:
                 tell(line)
+            for line in trainer.report.warnings if trainer.report else []:
+                warn(line)
             for line in check_before_training(config, trainer.train_set, trainer.val_set, source=config_name):
                 warn(line)
         metrics = trainer.run()
@@ -180,9 +183,9 @@ class Trainer:
         self.files = CheckpointFiles(output, config.train.keep_checkpoints)
         found, self.notes = self.files.newest() if resume else self.files.require_none()
         # A resumed model's classes keep their order, whatever the order in the data set's JSON is by now.
-        self.train_set = open_train_dataset(config.data, found.categories if found else None)
+        self.train_set = open_dataset(config.data, "train", found.categories if found else None)
         self.categories = self.train_set.categories
-        self.val_set: PanopticDataset = open_dataset(config.data.val, self.categories)
+        self.val_set: PanopticDataset = open_dataset(config.data, "val", self.categories)
         self.data = describe_data(self.train_set, self.val_set, config.data)
         torch.manual_seed(config.seed)
         self.model: PanopticModel = build_model(config, self.categories, pretrained=not (found or init))
@@ -190,7 +193,7 @@ class Trainer:
             distributed.synchronize_batch_norms(self.model, device)
         self.model.to(device, memory_format=training_format(device))  # type: ignore[call-overload]
         self.optimizer = build_optimizer(self.model, config.train)
-        self.iteration, self.best, self.best_iteration = 0, -1.0, 0
+        self.iteration, self.best, self.best_iteration = 0, NOTHING_TO_SCORE, 0
         self.evaluation_due, self.stopped = False, 0
         self._interval = Interval()
         self._scaler = gradient_scaler(config.train.precision, device)
@@ -200,8 +203,6 @@ class Trainer:
             self._restore(found)
         elif init is not None:
             self.report = fill(self.model, read_weights(init), self.categories)
-        if config.train.compile:
-            compile_loss(self.model)
         self._recorded = RecordedFunction(device, copy_losses) if can_record(config.train, device) else None
         self._flat: distributed.FlatGradients | None = None
         self.notes += notes_of_beginning(config, found, output, distributed.world_size())
@@ -251,7 +252,7 @@ class Trainer:
                 group = self._next(batches, signals)
                 if self.stopped:
                     break
-                with remedies_for_memory(self.iteration, group):
+                with remedies_for_memory(self.model, self.iteration, group):
                     self._step(model, group)
                 self.iteration += 1
                 log.step()
@@ -374,9 +375,10 @@ class Trainer:
             self.stopped = error.number
             return None
         _, value = headline(metrics)
-        is_best = value > self.best
+        rank = NOTHING_TO_SCORE if value is None else value
+        is_best = rank > self.best or not self.best_iteration
         if is_best:
-            self.best, self.best_iteration = value, self.iteration
+            self.best, self.best_iteration = rank, self.iteration
         if self.is_main:
             panel = comparison_panel(self.model, self.val_set, self.config, self.device)
             log.evaluation(self.iteration, metrics, panel)
@@ -436,8 +438,9 @@ class Trainer:
             )
         else:
             name, value = headline(metrics)
+            best = score_text(self.best if self.best > NOTHING_TO_SCORE else None, ".2f")
             lines.append(
-                f"last {name} {value:.2f}, best {name} {self.best:.2f} (iteration {self.best_iteration}); "
+                f"last {name} {score_text(value, '.2f')}, best {name} {best} (iteration {self.best_iteration}); "
                 f"model: {self.output / 'model.pt'}"
             )
         return lines

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor, nn
@@ -49,6 +51,31 @@ _DEPTHS: dict[str, tuple[type[BasicBlock | Bottleneck], tuple[int, ...]]] = {
 }
 
 
+@dataclass(frozen=True)
+class _Stage:
+    """The first stride of a stage, and the dilations of the first and the second half of each of its blocks."""
+
+    stride: int
+    dilations: list[tuple[int, int]]
+
+
+def _plan_stages(config: BackboneConfig, depths: Sequence[int]) -> list[_Stage]:
+    """Strides and dilations of res2..res5.
+
+    A stage that does not stride is dilated instead, so that pretrained weights compute the same features on a finer
+    grid. The convolution that would have had the stride still has the dilation of the stage before.
+    """
+    stages, dilation = [], 1
+    for number, depth in enumerate(depths):
+        is_dilated = 4 * 2**number > config.output_stride
+        before, dilation = dilation, dilation * (2 if is_dilated else 1)
+        dilations = [(before, dilation), *[(dilation, dilation)] * (depth - 1)]
+        if number == len(depths) - 1 and config.multi_grid is not None:
+            dilations = [(dilation * factor, dilation * factor) for factor in config.multi_grid]
+        stages.append(_Stage(1 if number == 0 or is_dilated else 2, dilations))
+    return stages
+
+
 class ResNet(nn.Module):
     """The stem and the four stages res2..res5, without the classifier.
 
@@ -67,18 +94,29 @@ class ResNet(nn.Module):
             raise ValueError(
                 f"model.backbone.stride_in_1x1: {config.name} has no 1x1 convolutions, expected a bottleneck ResNet"
             )
+        if config.multi_grid is not None and len(config.multi_grid) != depths[-1]:
+            raise ValueError(
+                f"model.backbone.multi_grid={list(config.multi_grid)}: expected {depths[-1]} values, one for each "
+                f"block of res5 in {config.name}"
+            )
         width, norm_layer = config.width, partial(make_norm, config.norm, eps=config.norm_eps)
-        self.conv1 = Conv2d(3, width, 7, stride=2, padding=3, bias=False)
+        self.has_deep_stem = config.stem == "deeplab"
+        self.conv1 = Conv2d(3, width, 3 if self.has_deep_stem else 7, 2, 1 if self.has_deep_stem else 3, bias=False)
         self.bn1 = norm_layer(width)
+        inputs = width
+        if self.has_deep_stem:
+            inputs = 2 * width
+            self.conv2, self.bn2 = Conv2d(width, width, 3, padding=1, bias=False), norm_layer(width)
+            self.conv3, self.bn3 = Conv2d(width, inputs, 3, padding=1, bias=False), norm_layer(inputs)
+        stem = list(self.children())
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        stages, inputs = [], width
-        for number, depth in enumerate(depths):
-            planes = width * 2**number
+        stages = []
+        for number, plan in enumerate(_plan_stages(config, depths)):
+            planes, stride = width * 2**number, plan.stride
+            outputs = planes * block.expansion
             blocks: list[nn.Module] = []
-            for position in range(depth):
-                stride = 2 if number > 0 and position == 0 else 1
-                outputs = planes * block.expansion
+            for dilations in plan.dilations:
                 shortcut = None
                 if stride != 1 or inputs != outputs:
                     shortcut = nn.Sequential(Conv2d(inputs, outputs, 1, stride=stride, bias=False), norm_layer(outputs))
@@ -86,8 +124,9 @@ class ResNet(nn.Module):
                 own_convolutions(made)
                 if config.stride_in_1x1 and isinstance(made, Bottleneck):
                     made.conv1.stride, made.conv2.stride = made.conv2.stride, made.conv1.stride
+                _dilate(made, dilations)
                 blocks.append(made)
-                inputs = outputs
+                inputs, stride = outputs, 1
             stages.append(nn.Sequential(*blocks))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.channels = [width * 2**n * block.expansion for n in range(4)]
@@ -96,7 +135,7 @@ class ResNet(nn.Module):
         for stage in stages[deformable_from - 2 :]:
             for one in stage:
                 one.conv2 = _deformable(one.conv2)  # type: ignore[arg-type]
-        self.frozen = [self.conv1, self.bn1, *stages][: 0 if config.freeze_at == 0 else config.freeze_at + 1]
+        self.frozen = [] if config.freeze_at == 0 else [*stem, *stages[: config.freeze_at - 1]]
         for module in self.frozen:
             module.requires_grad_(False)
         self.train()
@@ -119,8 +158,11 @@ class ResNet(nn.Module):
         return self
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Normalised images [B, 3, H, W] -> res2..res5 at strides 4, 8, 16, 32."""
-        x = self.maxpool(self.conv1(images, self.bn1, relu=True))
+        """Normalised images [B, 3, H, W] -> res2..res5, by default at strides 4, 8, 16, 32."""
+        x = self.conv1(images, self.bn1, relu=True)
+        if self.has_deep_stem:
+            x = self.conv3(self.conv2(x, self.bn2, relu=True), self.bn3, relu=True)
+        x = self.maxpool(x)
         features = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             for block in stage:
@@ -130,6 +172,13 @@ class ResNet(nn.Module):
                     x = block(x)
             features.append(x)
         return features
+
+
+def _dilate(block: BasicBlock | Bottleneck, dilations: tuple[int, int]) -> None:
+    """Dilates the 3x3 convolutions of a block: both of a basic block; of a bottleneck its only one, by the first."""
+    convolutions = (block.conv1, block.conv2) if isinstance(block, BasicBlock) else (block.conv2,)
+    for conv, dilation in zip(convolutions, dilations, strict=False):
+        conv.dilation = conv.padding = (dilation, dilation)
 
 
 def _deformable(plain: nn.Module) -> DeformableConv:

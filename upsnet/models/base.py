@@ -57,11 +57,15 @@ class PanopticModel(nn.Module, ABC):
         tasks: what it predicts, of `panoptic`, `semantic` and `instance`.
         loss_weights: weight of each loss by its name (`loss_class`); `loss` may skip those of weight 0.
         input_form: the form in which it takes images.
+        memory_options: overrides of the config with which a training step takes less memory, for error messages.
+        norm_keys: keys of the config that choose a norm, for error messages.
     """
 
     tasks: frozenset[str]
     loss_weights: dict[str, float]
     input_form: InputForm = MULTIPLES_OF_32
+    memory_options: tuple[str, ...] = ()
+    norm_keys: tuple[str, ...] = ("model.backbone.norm",)
 
     def padded_size(self, size: Size) -> Size:
         """The smallest size that the architecture takes and that holds an image of `size` = (H, W)."""
@@ -81,7 +85,7 @@ class PanopticModel(nn.Module, ABC):
 
     @abstractmethod
     def raw(self, images: Tensor, image_sizes: Tensor, *, with_instances: bool = False) -> Any:
-        """Everything that is learnt: a named tuple of tensors, which `fuse` takes.
+        """Everything that is learnt: a named tuple, which `fuse` takes.
 
         Args:
             images: uint8, or float32 in 0..255, [B, 3, H, W], RGB, padded at the bottom and the right.

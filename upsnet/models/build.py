@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from upsnet.categories import CategorySet
-from upsnet.config import Config, ModelConfig
+from upsnet.config import Config, ModelConfig, UPSNetConfig
 from upsnet.models.backbone import ResNet
 from upsnet.models.base import Limits, PanopticModel
+from upsnet.models.panoptic_deeplab.build import build_deeplab, deeplab_limits
 from upsnet.models.pretrained.weights import load_backbone_weights
 from upsnet.models.upsnet.build import build_upsnet, upsnet_limits
 from upsnet.models.upsnet.official import OfficialResize
@@ -30,7 +31,11 @@ def build_model(config: Config, categories: CategorySet, *, pretrained: bool = T
             "name weights (IMAGENET1K_V1, or a file), or set norm to bn or gn and freeze_at to 0"
         )
     backbone = ResNet(model.backbone)
-    built = build_upsnet(model, categories, backbone, OfficialResize(data.test_short_side, data.test_max_side))
+    built: PanopticModel
+    if isinstance(model, UPSNetConfig):
+        built = build_upsnet(model, categories, backbone, OfficialResize(data.test_short_side, data.test_max_side))
+    else:
+        built = build_deeplab(model, categories, backbone)
     if pretrained and model.backbone.weights is not None:
         load_backbone_weights(backbone, model.backbone.name, model.backbone.weights)
     return built
@@ -38,4 +43,4 @@ def build_model(config: Config, categories: CategorySet, *, pretrained: bool = T
 
 def model_limits(model: ModelConfig) -> Limits:
     """What the model of a config can learn and find at most, without building it."""
-    return upsnet_limits(model)
+    return upsnet_limits(model) if isinstance(model, UPSNetConfig) else deeplab_limits(model)

@@ -35,7 +35,8 @@ class TrainingState(TypedDict):
     Attributes:
         optimizer: its state dict.
         iteration: updates made.
-        best, best_iteration: the best evaluation so far, -1 and 0 before the first.
+        best, best_iteration: the best evaluation so far, -1 and 0 before the first. `best` is also -1 if there was
+            nothing to score.
         evaluation_due: the evaluation of `iteration` is not finished.
         interval: `Interval.rows` since the last row of `metrics.jsonl`.
         data: `resume.describe_data` of the training and the validation set.

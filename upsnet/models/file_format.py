@@ -9,9 +9,10 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from upsnet.config.migrate import current_format, require_known_format
+from upsnet.config.migrate import current_format, migrate_config, require_known_format
 
 FORMAT_NAME = "upsnet-checkpoint"
 """What the `format` of a checkpoint begins with; the format number follows, as in `upsnet-checkpoint-1`."""
@@ -21,6 +22,7 @@ Weights = dict[str, Tensor]
 WEIGHT_STEPS: tuple[Callable[[Weights], Weights], ...] = (
     lambda weights: weights,  # format 2 renamed a key of the config
     lambda weights: weights,  # format 3 removed a key of the config
+    lambda weights: weights,  # format 4 too
 )
 """Step i turns weights of format i + 1 into those of format i + 2; as many as `config.migrate.STEPS`."""
 
@@ -67,16 +69,33 @@ def migrated_weights(values: dict[str, Any], *, source: str) -> Weights:
     return weights
 
 
-def require_finite(weights: Mapping[str, Tensor], *, source: str) -> None:
-    """Checks that weights are numbers.
+def migrated_model_section(values: dict[str, Any], *, source: str) -> Any:
+    """The `model` section of the config in a checkpoint, with today's keys; it is not validated.
+
+    Args:
+        values: the values in the file.
+        source: the file to name in errors.
 
     Raises:
-        ValueError: one is infinite or not a number; the message names the first such parameter.
+        ValueError: as `format_number`, or the file holds no config.
+    """
+    number = format_number(values, source=source)
+    require_fields(values, {"config": dict}, source=source)
+    return migrate_config(values["config"], number)[0].get("model")
+
+
+def require_finite(weights: Mapping[str, Tensor], *, source: str) -> None:
+    """Checks that weights are dense tensors of numbers that are finite in float32.
+
+    Raises:
+        ValueError: one is not; the message names the first such parameter.
     """
     for name, value in weights.items():
-        if value.is_floating_point() and not bool(value.isfinite().all()):
+        if value.layout != torch.strided or value.is_quantized or value.is_complex() or value.is_meta:
+            raise ValueError(f"{source}: weight {name} is no dense tensor of real numbers; the file is damaged")
+        if value.is_floating_point() and not bool(value.float().isfinite().all()):
             raise ValueError(
-                f"{source}: weight {name} has {int((~value.isfinite()).sum())} values that are not finite; the "
+                f"{source}: weight {name} has {int((~value.float().isfinite()).sum())} values that are not finite; the "
                 "training diverged, or the file is damaged: use an earlier checkpoint"
             )
 

@@ -12,8 +12,8 @@ from upsnet.models.layers import DeformableConv
 
 Model = TypeVar("Model", bound=nn.Module)
 
-NORM_OF = {"conv1": "bn1", "conv2": "bn2", "conv3": "bn3", "0": "1"}
-"""Names of a convolution and of the norm that follows it, in torchvision's blocks and in sequences."""
+NORM_OF = {"conv1": "bn1", "conv2": "bn2", "conv3": "bn3", "conv": "norm", "0": "1"}
+"""Names of a convolution and of the norm after it, in torchvision's blocks, in `ConvNormReLU` and in sequences."""
 
 
 def fold_norms(model: Model) -> Model:

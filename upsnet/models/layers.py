@@ -159,6 +159,39 @@ def conv_block(inputs: int, outputs: int, *, dilation: int = 1) -> ConvReLU:
     return ConvReLU(conv)
 
 
+class ConvNormReLU(nn.Module):
+    """A convolution without bias that keeps the size, a norm, and ReLU; He initialisation.
+
+    Args:
+        inputs, outputs: channels.
+        kernel: cells per side, odd.
+        norm: as `make_norm` takes it.
+        dilation: of the kernel.
+        groups: of channels; `inputs` makes the convolution depthwise.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, norm: str, *, dilation: int = 1, groups: int = 1
+    ) -> None:
+        super().__init__()
+        padding = dilation * (kernel // 2)
+        self.conv = Conv2d(inputs, outputs, kernel, padding=padding, dilation=dilation, groups=groups, bias=False)
+        self.norm = make_norm(norm, outputs)
+        # By the inputs of a channel: of the outputs, torch counts those of all groups.
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_in", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, inputs, H, W] -> [B, outputs, H, W]."""
+        result: Tensor = self.conv(x, self.norm, relu=True)
+        return result
+
+
+def separable_conv(inputs: int, outputs: int, kernel: int, norm: str, *, dilation: int = 1) -> nn.Sequential:
+    """A depthwise convolution and a 1x1 convolution, each with a norm and ReLU."""
+    depthwise = ConvNormReLU(inputs, inputs, kernel, norm, dilation=dilation, groups=inputs)
+    return nn.Sequential(depthwise, ConvNormReLU(inputs, outputs, 1, norm))
+
+
 def init_conv(conv: nn.Conv2d | nn.ConvTranspose2d) -> None:
     """He-normal weights for a layer followed by ReLU, zero bias."""
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
@@ -173,6 +206,20 @@ def init_normal(layer: nn.Module, std: float) -> None:
             nn.init.zeros_(parameter)
         else:
             nn.init.normal_(parameter, std=std)
+
+
+def normalize_images(images: Tensor, image_sizes: Tensor, mean: Tensor, std: Tensor, first: nn.Conv2d) -> Tensor:
+    """The input of the first convolution: normalised, zero in the padding, in the memory format of the weights.
+
+    Args:
+        images: [B, 3, H, W], values of 0..255.
+        image_sizes: int64 [B, 2], (H, W) of the valid part of each image.
+        mean, std: [1, 3, 1, 1].
+        first: the convolution.
+    """
+    images = zero_padding((images.float() - mean) / std, image_sizes)
+    is_last = first.weight.is_contiguous(memory_format=torch.channels_last)
+    return images.contiguous(memory_format=torch.channels_last if is_last else torch.contiguous_format)
 
 
 def zero_padding(images: Tensor, image_sizes: Tensor) -> Tensor:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 import torch
+from torch.nn import functional as F
 
 from upsnet.structures import PanopticBatch, list_tensors, map_tensors
 
@@ -15,6 +16,9 @@ MAX_GRAPHS = 32
 varying sizes almost every step would then record a new one."""
 MAX_SEEN = 4096
 """Maximum number of shapes that are remembered without a recording."""
+
+MIN_SLOTS = 16
+"""Minimum number of ground-truth slots of a batch that is recorded."""
 
 Result = TypeVar("Result")
 
@@ -85,3 +89,19 @@ class RecordedFunction(Generic[Result]):
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
             result = run(static)
         return _Recording(static, graph, result)
+
+
+def with_slots_padded(batch: PanopticBatch) -> PanopticBatch:
+    """Pads the ground-truth slots to the next power of two, so that fewer graphs are needed. No loss changes."""
+    if batch.target is None:
+        return batch
+    target = batch.target
+    count = target.labels.shape[1]
+    more = max(MIN_SLOTS, 1 << (count - 1).bit_length()) - count
+    padded = replace(
+        target,
+        boxes=F.pad(target.boxes, (0, 0, 0, more)),
+        labels=F.pad(target.labels, (0, more)),
+        is_crowd=F.pad(target.is_crowd, (0, more)),
+    )
+    return replace(batch, target=padded)

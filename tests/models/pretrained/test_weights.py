@@ -4,6 +4,7 @@ import codecs
 import os
 import pickle
 from collections import OrderedDict
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -18,6 +19,7 @@ from upsnet.data.transforms import pad_images
 from upsnet.models.build import build_model
 from upsnet.models.pretrained.array_pickle import load_arrays
 from upsnet.models.pretrained.formats import official_name
+from upsnet.models.pretrained.rows import Rows
 from upsnet.models.pretrained.weights import fill, read_weights
 from upsnet.ops.roi_align import FeatureLayout
 from upsnet.structures import PanopticBatch
@@ -79,8 +81,8 @@ def test_torchvisions_mask_rcnn_gives_its_own_boxes_classes_and_masks(torchvisio
     categories = CategorySet.from_json([*rows, {"id": 200, "name": "ground", "isthing": 0}], source="test")
     ours, _ = make(TORCHVISION, categories)
     weights = read_weights(torchvision_file)
-    named = [n or f"unused {i + 1}" for i, n in enumerate(weights.things)]
-    report = fill(ours, type(weights)(weights.kind, weights.tensors, None, named), categories)
+    named = [n or f"unused {i + 1}" for i, n in enumerate(weights.rows.things)]
+    report = fill(ours, replace(weights, rows=Rows(things=named)), categories)
     assert not report.unused
     assert {name.split(".")[0] for name in report.fresh} == {"semantic_head"}
     ours.eval()
@@ -123,8 +125,8 @@ def test_classes_of_coco_are_kept_by_name(torchvision_file):
     state = torch.load(torchvision_file, weights_only=True)
     report = fill(model, read_weights(torchvision_file), categories)
     assert report.kept == ["zebra", "person"]
-    assert report.missing == ["ground", "unicorn"]
-    assert "2 kept by name" in "\n".join(report.lines())
+    assert report.missing == ["unicorn"], "the file has no semantic head, so it has no rows for stuff"
+    assert "6 tensors by class name: 2 of 3 classes taken (zebra, person), fresh: unicorn" in report.lines()
     row = state["roi_heads.box_predictor.cls_score.weight"]
     found = model.instance_head.cls_score.weight
     assert torch.equal(found, torch.stack([row[0], row[24], fresh["instance_head.cls_score.weight"][2], row[1]]))
@@ -284,15 +286,53 @@ def test_unknown_and_unfit_files_say_what_they_look_like(tmp_path, torchvision_f
     torch.save({"backbone.body.conv1.weight": x, "backbone.fpn.inner_blocks.0.1.weight": x}, tmp_path / "v2.pth")
     with pytest.raises(ValueError, match=r"v2\.pth: .* v2 has another architecture, expected v1"):
         read_weights(tmp_path / "v2.pth")
+    (tmp_path / "model.pt2").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"model\.pt2: an exported graph, expected a checkpoint"):
+        read_weights(tmp_path / "model.pt2")
     (tmp_path / "text.pkl").write_text("hello")
     with pytest.raises(ValueError, match=r"text\.pkl: refused as a pickle"):
         read_weights(tmp_path / "text.pkl")
     with pytest.raises(FileNotFoundError, match=r"none\.pth: no such file of weights"):
         read_weights(tmp_path / "none.pth")
-    model, categories = make(["model.fpn_channels=64"])
-    with pytest.raises(ValueError, match=r"torchvision Mask R-CNN: fpn\..* expected .*another architecture"):
-        fill(model, read_weights(torchvision_file), categories)
-    heads = {k: v for k, v in read_weights(torchvision_file).tensors.items() if not k.startswith("backbone")}
+    weights = read_weights(torchvision_file)
+    heads = {k: v for k, v in weights.tensors.items() if not k.startswith("backbone")}
     model, categories = make(TORCHVISION)
-    with pytest.raises(ValueError, match=r"has no backbone\..* would stay random"):
-        fill(model, type(read_weights(torchvision_file))("heads", heads), categories)
+    with pytest.raises(ValueError, match=r"maskrcnn\.pth: nothing in this .* fits backbone\..* would stay random"):
+        fill(model, replace(weights, tensors=heads), categories)
+
+
+IMAGE_CONV = torch.zeros(4, 3, 7, 7)
+NUMBER = torch.tensor(1.0)
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor")
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"backbone.body.conv1.weight": IMAGE_CONV, "roi_heads.box_predictor.cls_score.bias": NUMBER},
+        {"backbone.body.conv1.weight": IMAGE_CONV, "roi_heads.mask_predictor.mask_fcn_logits.bias": NUMBER},
+        {"backbone.bottom_up.stem.conv1.weight": NUMBER},
+        {"backbone.bottom_up.stem.conv1.weight": IMAGE_CONV, "pixel_mean": torch.zeros(5)},
+        {"backbone.bottom_up.stem.conv1.weight": IMAGE_CONV, "roi_heads.box_predictor.cls_score.bias": torch.zeros(9)},
+        {
+            "resnet_backbone.conv1.conv1.weight": IMAGE_CONV,
+            "fcn_head.score.weight": NUMBER,
+            "fcn_head.score.bias": NUMBER,
+        },
+        {"layer1.0.conv1.weight": torch.eye(3).to_sparse()},
+        {"layer1.0.conv1.weight": torch.zeros(3, dtype=torch.complex64)},
+        {"layer1.0.conv1.weight": torch.zeros(3, device="meta")},
+    ],
+    ids=range(9),
+)
+def test_tensors_of_unexpected_kinds_and_shapes_are_an_error_of_one_line(tmp_path, state):
+    torch.save(state, tmp_path / "strange.pth")
+    with pytest.raises(ValueError, match=r"^.*strange\.pth: .*the file is damaged$"):
+        read_weights(tmp_path / "strange.pth")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300])
+def test_weights_that_are_not_finite_numbers_in_float32_are_an_error(tmp_path, value):
+    torch.save({"layer1.0.conv1.weight": torch.tensor([1, value], dtype=torch.float64)}, tmp_path / "huge.pth")
+    with pytest.raises(ValueError, match=r"huge\.pth: weight layer1\.0\.conv1\.weight has 1 values .* not finite"):
+        read_weights(tmp_path / "huge.pth")

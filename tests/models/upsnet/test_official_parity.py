@@ -226,4 +226,4 @@ def test_official_checkpoints_fill_the_whole_model(name, tmp_path):
     assert round(count / 1e6, 2) == {"r50_coco": 46.13, "r50_cityscapes": 44.53}.get(CONFIGS[name], 66.41)
     assert not report.fresh
     assert not report.unused
-    assert not report.resized
+    assert not report.matched

@@ -312,7 +312,7 @@ def test_sampled_rois_put_foreground_first(model, batch):
 
 def test_a_level_more_for_proposals(make_config):
     config = make_config("model.rpn.anchor_sizes=[[8], [16], [32], [64], [128]]")
-    data = open_dataset(config.data.train)
+    data = open_dataset(config.data, "train")
     model = build_model(config, data.categories).eval()
     output = model.predict(InferenceInput(config.data)([data[0].image]))
     assert tuple(output.segment_ids[0].shape) == (64, 96)

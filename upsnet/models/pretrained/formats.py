@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from upsnet.categories import CategorySet, known_categories
+from upsnet.categories import known_categories
+from upsnet.models.pretrained.rows import UNKNOWN_ROWS, Names, Rows, class_names
 
 RESNET = "torchvision ResNet"
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 CAFFE_MEAN = (122.7717, 115.9465, 102.9801)
-Names = Sequence[str | None]
 
 
 @dataclass(frozen=True)
@@ -23,19 +24,14 @@ class Weights:
     Attributes:
         kind: what the file was.
         tensors: by parameter or buffer name.
-        classes: name of each row of the semantic scores; things: of each thing in the box and mask branch. None where
-            the file does not tell.
+        rows: what the rows of the layers stand for, as far as the file tells.
+        source: the file, for errors.
     """
 
     kind: str
     tensors: dict[str, Tensor]
-    classes: Names | None = None
-    things: Names | None = None
-
-
-def class_names(categories: CategorySet, *, things: bool = False) -> list[str]:
-    """The names of all classes, or of the things, in the order of the channels."""
-    return [c.name for c in categories.categories if c.is_thing or not things]
+    rows: Rows = UNKNOWN_ROWS
+    source: str = "weights"
 
 
 def from_official(tensors: dict[str, Tensor]) -> Weights:
@@ -49,7 +45,7 @@ def from_official(tensors: dict[str, Tensor]) -> Weights:
         found |= {f"semantic_head.score.{i}.weight": part for i, part in enumerate(score.chunk(4, dim=1))}
         found["semantic_head.score.0.bias"] = found.pop("semantic_head.score.bias")
         public = {133: "coco", 19: "cityscapes"}.get(len(score))
-    return Weights("official UPSNet", found, _public(public), _public(public, things=True))
+    return Weights("official UPSNet", found, Rows(_public(public), _public(public, things=True)))
 
 
 def from_torchvision(tensors: dict[str, Tensor]) -> Weights:
@@ -63,7 +59,7 @@ def from_torchvision(tensors: dict[str, Tensor]) -> Weights:
     if len(found.get("instance_head.cls_score.bias", ())) == 91:
         by_id = {c.id: c.name for c in known_categories("coco").categories}
         things = [by_id.get(number) for number in range(1, 91)]
-    return Weights("torchvision Mask R-CNN", found, None, things)
+    return Weights("torchvision Mask R-CNN", found, Rows(things=things))
 
 
 def from_detectron2(tensors: dict[str, Tensor]) -> Weights:
@@ -80,7 +76,24 @@ def from_detectron2(tensors: dict[str, Tensor]) -> Weights:
             found[key] = found[key].roll(1, 0)
         public = {81: "coco", 9: "cityscapes"}.get(len(found["instance_head.cls_score.bias"]))
         things = _public(public, things=True)
-    return Weights("detectron2", found, None, things)
+    return Weights("detectron2", found, Rows(things=things))
+
+
+def from_panoptic_deeplab(tensors: dict[str, Tensor]) -> Weights:
+    """The original Panoptic-DeepLab in PyTorch: RGB; of 133 classes (COCO), the things come first."""
+    found = {_rewritten(name, _PANOPTIC_DEEPLAB): value for name, value in tensors.items()}
+    _expect_pixels(found, IMAGENET_MEAN, IMAGENET_STD)
+    return Weights("Panoptic-DeepLab", found, Rows(_things_first(found)))
+
+
+def from_detectron2_deeplab(tensors: dict[str, Tensor]) -> Weights:
+    """detectron2's Panoptic-DeepLab: RGB; of 133 classes (COCO), the things come first."""
+    coarsest = 4 if any(".decoder.res4." in name for name in tensors) else 3
+    stages = [(rf"_decoder\.res{coarsest - n}\.(project|fuse)_conv\.", rf"_decoder.stages.{n}.\1.") for n in range(3)]
+    rules = [*_DETECTRON2_DEEPLAB, *stages, *_DETECTRON2_LAYERS]
+    found = {_rewritten(name, rules): value for name, value in tensors.items()}
+    _expect_pixels(found, IMAGENET_MEAN, IMAGENET_STD)
+    return Weights("detectron2 Panoptic-DeepLab", found, Rows(_things_first(found)))
 
 
 def from_resnet(tensors: dict[str, Tensor]) -> Weights:
@@ -94,6 +107,8 @@ TRANSLATORS: dict[str, Callable[[dict[str, Tensor]], Weights]] = {
     "resnet_backbone.conv1.conv1.weight": from_official,
     "backbone.body.conv1.weight": from_torchvision,
     "backbone.bottom_up.stem.conv1.weight": from_detectron2,
+    "decoder.semantic_decoder.aspp.convs.0.0.weight": from_panoptic_deeplab,
+    "sem_seg_head.decoder.res5.project_conv.convs.0.weight": from_detectron2_deeplab,
     "layer1.0.conv1.weight": from_resnet,
 }
 """A name that only such a file has -> its translation."""
@@ -147,6 +162,43 @@ _DETECTRON2 = {
     "roi_heads.mask_head.predictor.": "instance_head.mask_score.",
 }
 
+_PANOPTIC_DEEPLAB = [
+    (r"^decoder\.(semantic|instance)_decoder\.aspp\.convs\.\d+\.aspp_pooling\.1\.", r"\1_decoder.aspp.pool.conv."),
+    (r"^decoder\.(semantic|instance)_decoder\.aspp\.convs\.", r"\1_decoder.aspp.branches."),
+    (r"^decoder\.(semantic|instance)_decoder\.aspp\.project\.", r"\1_decoder.aspp.project."),
+    (r"^decoder\.(semantic|instance)_decoder\.(project|fuse)\.(\d+)\.", r"\1_decoder.stages.\3.\2."),
+    (r"^decoder\.\w+_head\.classifier\.(semantic|center|offset)\.0\.", r"\1_head.layers."),
+    (r"^decoder\.\w+_head\.classifier\.(semantic|center|offset)\.1\.", r"\1_head.predictor."),
+    (r"\.(branches\.\d+|project)\.0\.", r".\1.conv."),
+    (r"\.(branches\.\d+|project)\.1\.", r".\1.norm."),
+    (r"\.(fuse|layers)\.0\.0\.0\.", r".\1.0.conv."),
+    (r"\.(fuse|layers)\.0\.0\.1\.", r".\1.0.norm."),
+    (r"\.(fuse|layers)\.0\.1\.", r".\1.1.conv."),
+    (r"\.(fuse|layers)\.0\.2\.", r".\1.1.norm."),
+]
+"""Patterns in names and what replaces them, one after the other."""
+_DETECTRON2_DEEPLAB = [
+    (r"^backbone\.stem\.conv(\d)\.norm\.", r"backbone.bn\1."),
+    (r"^backbone\.stem\.", "backbone."),
+    *((rf"^backbone\.res{n}\.", f"backbone.layer{n - 1}.") for n in _LEVELS),
+    (r"\.shortcut\.norm\.", ".downsample.1."),
+    (r"\.shortcut\.", ".downsample.0."),
+    (r"^(backbone\..*)\.conv(\d)\.norm\.", r"\1.bn\2."),
+    (r"^sem_seg_head\.decoder\.", "semantic_decoder."),
+    (r"^ins_embed_head\.decoder\.", "instance_decoder."),
+    (r"_decoder\.res5\.project_conv\.convs\.(\d+)\.1\.", "_decoder.aspp.pool.conv."),
+    (r"_decoder\.res5\.project_conv\.convs\.", "_decoder.aspp.branches."),
+    (r"_decoder\.res5\.project_conv\.project\.", "_decoder.aspp.project."),
+    (r"^sem_seg_head\.(head|predictor)\.", r"semantic_head.\1."),
+    (r"^ins_embed_head\.(center|offset)_(head|predictor)\.", r"\1_head.\2."),
+    (r"^(semantic|center|offset)_head\.head\.", r"\1_head.layers."),
+]
+_DETECTRON2_LAYERS = [
+    (r"\.depthwise\.", ".0."),
+    (r"\.pointwise\.", ".1."),
+    (r"\.((?:branches|layers|fuse|project)(?:\.\d+)*)\.weight$", r".\1.conv.weight"),
+]
+
 
 def official_name(name: str) -> str:
     """What the official program calls a parameter of this project's model."""
@@ -172,6 +224,12 @@ def _renamed(tensors: dict[str, Tensor], prefixes: dict[str, str], inner: dict[s
     return found
 
 
+def _rewritten(name: str, rules: Sequence[tuple[str, str]]) -> str:
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
 def _expect_pixels(
     tensors: dict[str, Tensor], mean: Sequence[float], std: Sequence[float], *, bgr: bool = False
 ) -> None:
@@ -191,3 +249,14 @@ def _drop_background(tensors: dict[str, Tensor], layers: Sequence[str]) -> None:
 
 def _public(name: str | None, *, things: bool = False) -> Names | None:
     return None if name is None else class_names(known_categories(name), things=things)
+
+
+def _things_first(tensors: dict[str, Tensor]) -> Names | None:
+    """The classes of the rows of the semantic predictor of Panoptic-DeepLab, by their number."""
+    public = {133: "coco", 19: "cityscapes"}.get(len(tensors.get("semantic_head.predictor.bias", ())))
+    if public is None:
+        return None
+    categories = known_categories(public)
+    names = class_names(categories)
+    # Cityscapes is in the order of trainIds: stuff first, as here.
+    return names if public == "cityscapes" else names[categories.num_stuff :] + names[: categories.num_stuff]

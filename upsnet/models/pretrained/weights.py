@@ -1,4 +1,4 @@
-"""Weights from elsewhere: reads foreign files, translates their names, and fills a model, classes matched by name.
+"""Weights from other files: reads them, translates their names, and fills a model with what fits.
 
 This is the only place where rows of one set of classes meet rows of another. Nothing but tensors is ever unpickled.
 """
@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,46 +18,24 @@ from torch import Tensor, nn
 from torchvision.models import get_model_weights
 
 from upsnet.categories import CategorySet
+from upsnet.config import UPSNetConfig
 from upsnet.models.backbone import ResNet
-from upsnet.models.file_format import migrated_weights, require_finite
+from upsnet.models.file_format import migrated_model_section, migrated_weights, require_finite
 from upsnet.models.pretrained.array_pickle import load_arrays
-from upsnet.models.pretrained.formats import RESNET, TRANSLATORS, Names, Weights, class_names
+from upsnet.models.pretrained.formats import RESNET, TRANSLATORS, Weights
+from upsnet.models.pretrained.report import PIXEL_STATISTICS, Outcome, Report, some
+from upsnet.models.pretrained.rows import Label, Rows, Shapes, class_names
+from upsnet.models.upsnet.rpn import Anchors
 
-
-@dataclass
-class Report:
-    """What happened to the parameters and buffers of a model.
-
-    Attributes:
-        kind: what the file was.
-        loaded: filled as they were; resized: row -> filled for some of the classes; fresh: left as they were.
-        unused: names in the file that the model has no place for.
-        kept, missing: names of classes that the file had, and had not.
-    """
-
-    kind: str
-    loaded: list[str] = field(default_factory=list)
-    resized: list[str] = field(default_factory=list)
-    fresh: list[str] = field(default_factory=list)
-    unused: list[str] = field(default_factory=list)
-    kept: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-
-    def lines(self) -> list[str]:
-        """For people."""
-        found = [f"{self.kind}: {len(self.loaded)} tensors loaded"]
-        if self.resized:
-            text = f"{len(self.resized)} resized to other classes: {len(self.kept)} kept by name"
-            found.append(text + (f", fresh for {_some(self.missing)}" if self.missing else ""))
-        if self.fresh:
-            found.append(f"{len(self.fresh)} fresh: {_some(sorted({_part(name) for name in self.fresh}))}")
-        if self.unused:
-            found.append(f"{len(self.unused)} in the file are not used: {_some(self.unused)}")
-        return found
+OWN = "checkpoint of this project"
+COUNTER = ".num_batches_tracked"
+"""Ending of the counters of batch norms. They have no effect on a model and are in no report."""
+ENOUGH_OF_BACKBONE = 0.5
+"""Share of the weights of the backbone that a file should fill. Below it the user gets a warning."""
 
 
 def read_weights(path: str | Path) -> Weights:
-    """Reads weights: this project's, the official UPSNet's, torchvision's (ResNet, Mask R-CNN) or detectron2's.
+    """Reads weights: this project's, the official UPSNet's, Panoptic-DeepLab's, torchvision's or detectron2's.
 
     Raises:
         FileNotFoundError, ValueError: no such file, not a file of tensors, or none of these; says what it looks like.
@@ -65,12 +43,15 @@ def read_weights(path: str | Path) -> Weights:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file of weights")
+    if path.suffix in (".pt2", ".onnx"):
+        raise ValueError(f"{path}: an exported graph, expected a checkpoint (model.pt or last.pt of a run)")
     values = _read_torch(path) if path.suffix != ".pkl" or zipfile.is_zipfile(path) else load_arrays(path)
     if isinstance(values, dict) and "categories" in values and "weights" in values:
         categories = CategorySet.from_json(values["categories"], source=str(path))
         own = migrated_weights(values, source=str(path))
         require_finite(own, source=str(path))
-        return Weights("checkpoint of this project", own, class_names(categories), class_names(categories, things=True))
+        names = class_names(categories), class_names(categories, things=True)
+        return Weights(OWN, own, Rows(*names, _anchor_shapes_of_file(values, str(path))), str(path))
     for key in ("model", "state_dict"):
         if isinstance(values, dict) and isinstance(values.get(key), Mapping):
             values = values[key]
@@ -79,58 +60,171 @@ def read_weights(path: str | Path) -> Weights:
     for marker, translate in TRANSLATORS.items():
         if marker in tensors:
             try:
-                return translate(tensors)
+                return replace(translate(tensors), source=str(path))
             except ValueError as error:
                 raise ValueError(f"{path}: {error}") from None
+            except (IndexError, KeyError, RuntimeError, TypeError):  # from indexing tensors of unexpected shapes
+                raise ValueError(
+                    f"{path}: tensors such as {marker} are missing or have unexpected shapes; the file is damaged"
+                ) from None
     raise ValueError(
-        f"{path}: {len(tensors)} tensors ({_some(list(tensors))}), expected a checkpoint of this project, the official "
-        "UPSNet's, torchvision's ResNet or Mask R-CNN, or detectron2's; convert the names first"
+        f"{path}: {len(tensors)} tensors ({some(list(tensors), 3)}), expected a checkpoint of this project, the "
+        "official UPSNet's, Panoptic-DeepLab's, torchvision's ResNet or Mask R-CNN, or detectron2's; convert the names "
+        "first"
     )
 
 
 @torch.no_grad()
 def fill(model: nn.Module, weights: Weights, categories: CategorySet) -> Report:
-    """Fills a model with what fits; rows of classes are matched by name.
+    """Fills a model with what fits.
+
+    Rows of classes are matched by name, rows of anchors by aspect ratio and order of size. If the file does not tell
+    its anchors, they count as those of the model. A residual block or a layer is taken as a whole or not at all,
+    because a part of it is of no use without the rest.
+
+    Args:
+        model: stays as it was if this raises an error.
+        weights: of the file.
+        categories: the classes of the model.
+
+    Returns:
+        What was taken, and what stays fresh.
 
     Raises:
-        ValueError: a tensor that does not depend on the classes has another shape, something frozen would stay random,
-            or nothing fits at all.
+        ValueError: nothing fits at all, or something that training never changes would stay random.
     """
-    report = Report(weights.kind)
-    known = {name for name in (*(weights.classes or ()), *(weights.things or ())) if name}
-    own, own_things = class_names(categories), class_names(categories, things=True)
-    report.kept, report.missing = [n for n in own if n in known], [n for n in own if n not in known]
+    own = Rows(class_names(categories), class_names(categories, things=True), _anchor_shapes(model))
+    told = weights.rows
+    theirs = Rows(told.classes, told.things, told.anchors or own.anchors)
     state = model.state_dict()
-    for name, target in state.items():
-        source = weights.tensors.get(name)
-        ours = _row_labels(name, own, own_things)
-        theirs = _row_labels(name, weights.classes, weights.things)
-        if source is None or (ours is not None and theirs is None):
-            report.fresh.extend([] if name.endswith("num_batches_tracked") else [name])
-            continue
-        by_name = ours is not None and ours != theirs
-        if target.shape[by_name:] != source.shape[by_name:] or (by_name and len(theirs or ()) != len(source)):
-            raise ValueError(
-                f"{weights.kind}: {name} is {tuple(source.shape)}, expected {tuple(target.shape)}: "
-                "the weights belong to another architecture; use the config they were made with"
-            )
-        if by_name:
-            for row, label in enumerate(ours or ()):
-                if label in (theirs or ()):
-                    target[row] = source[(theirs or []).index(label)]
-        else:
-            target.copy_(source)
-        (report.resized if by_name else report.loaded).append(name)
-    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    if random := sorted(name for name in frozen.intersection(report.fresh) if ".offset." not in name):
+    fits = {
+        name: _fit(target, weights.tensors.get(name), own.labels(name), theirs.labels(name))
+        for name, target in state.items()
+    }
+    torn = {_unit(name) for name, fit in fits.items() if fit.outcome is Outcome.OTHER_SHAPE}
+    for name, fit in fits.items():
+        if _unit(name) in torn and fit.outcome is not Outcome.ABSENT:
+            fits[name] = _Fit(Outcome.OTHER_SHAPE)
+    report = _report(weights, state, fits, own)
+    _require_some(report)
+    _require_no_random_frozen(report, model)
+    for name, fit in fits.items():
+        if fit.outcome is Outcome.LOADED:
+            state[name].copy_(weights.tensors[name])
+        elif fit.outcome is Outcome.MATCHED:
+            state[name][fit.rows] = weights.tensors[name][fit.file_rows].to(state[name])
+    return replace(report, warnings=_backbone_warnings(report, model))
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """How a tensor of the file fits one of the model.
+
+    Attributes:
+        outcome: what it comes to.
+        rows, file_rows: rows of the model, and the rows of the file that belong there; for a match by rows.
+    """
+
+    outcome: Outcome
+    rows: list[int] = field(default_factory=list)
+    file_rows: list[int] = field(default_factory=list)
+
+
+def _fit(target: Tensor, source: Tensor | None, labels: list[Label] | None, file_labels: list[Label] | None) -> _Fit:
+    """Compares a tensor of the model with the one of the file, by the labels of their rows if these have labels."""
+    if source is None:
+        return _Fit(Outcome.ABSENT)
+    if labels is None or labels == file_labels:
+        return _Fit(Outcome.LOADED if source.shape == target.shape else Outcome.OTHER_SHAPE)
+    if file_labels is None or source.shape[:1] != (len(file_labels),):
+        return _Fit(Outcome.UNNAMED)
+    if source.shape[1:] != target.shape[1:]:
+        return _Fit(Outcome.OTHER_SHAPE)
+    place = {label: row for row, label in enumerate(file_labels)}
+    pairs = [(row, place[label]) for row, label in enumerate(labels) if label in place]
+    return _Fit(Outcome.MATCHED if pairs else Outcome.NO_ROWS, [row for row, _ in pairs], [row for _, row in pairs])
+
+
+def _unit(name: str) -> str:
+    """The smallest part of the model that is taken as a whole: a residual block, the stem, or a layer."""
+    parts = name.split(".")
+    if name in PIXEL_STATISTICS or parts[0] == "backbone":
+        return ".".join(parts[:3]) if parts[1:] and parts[1].startswith("layer") else "backbone"
+    return ".".join(part for part in parts[:-1] if part not in ("offset", "conv", "norm"))
+
+
+def _report(weights: Weights, state: dict[str, Tensor], fits: dict[str, _Fit], own: Rows) -> Report:
+    both = [name for name in state if name in weights.tensors]
+    shapes = {name: (tuple(weights.tensors[name].shape), tuple(state[name].shape)) for name in both}
+    rows = {}
+    for name, fit in fits.items():
+        labels = own.labels(name)
+        if labels is not None and fit.outcome in (Outcome.LOADED, Outcome.MATCHED, Outcome.NO_ROWS):
+            rows[name] = (labels, labels if fit.outcome is Outcome.LOADED else [labels[row] for row in fit.rows])
+    return Report(
+        kind=weights.kind,
+        source=weights.source,
+        outcomes={name: fit.outcome for name, fit in fits.items() if not name.endswith(COUNTER)},
+        shapes={name: pair for name, pair in shapes.items() if pair[0] != pair[1]},
+        rows=rows,
+        unused=[name for name in weights.tensors if name not in state and not name.endswith(COUNTER)],
+        model_rows=own,
+        file_rows=weights.rows,
+    )
+
+
+def _require_some(report: Report) -> None:
+    """An error if not one tensor with weights comes from the file."""
+    if set(report.loaded + report.matched) - set(PIXEL_STATISTICS):
+        return
+    unfit = report.names(Outcome.OTHER_SHAPE)
+    reason = report.example(unfit) if unfit else f"expected names such as {some(report.fresh, 3)}"
+    raise ValueError(
+        f"{report.source}: nothing in this {report.kind} fits the model: {reason}; use the config that the weights "
+        "were made with, or other weights"
+    )
+
+
+def _require_no_random_frozen(report: Report, model: nn.Module) -> None:
+    """An error if a module that training never changes stays fresh. Offsets are zero then, which does no harm."""
+    frozen: set[str] = set()
+    for prefix, module in model.named_modules():
+        parameters = dict(module.named_parameters(prefix, recurse=False))
+        if parameters and not any(parameter.requires_grad for parameter in parameters.values()):
+            frozen.update(parameters, dict(module.named_buffers(prefix, recurse=False)))
+    if random := [name for name in report.fresh if name in frozen and ".offset." not in name]:
         raise ValueError(
-            f"{weights.kind}: has no {_some(random)}, which the config freezes: they would stay random; "
-            "choose weights with a backbone, or set model.backbone.norm to bn or gn and freeze_at to 0"
+            f"{report.source}: nothing in this {report.kind} fits {some(random, 3)}, which the config freezes: they "
+            "would stay random; choose weights whose backbone fits model.backbone, or set model.backbone.norm to bn or "
+            "gn and model.backbone.freeze_at to 0"
         )
-    report.unused = sorted(weights.tensors.keys() - state.keys())
-    if not [name for name in report.loaded if not name.startswith("pixel_")]:
-        raise ValueError(f"{weights.kind}: nothing fits this model, expected names such as {_some(report.fresh)}")
-    return report
+
+
+def _backbone_warnings(report: Report, model: nn.Module) -> list[str]:
+    """A warning if little of the backbone comes from the file."""
+    sizes = {n: p.numel() for n, p in model.named_parameters() if n.startswith("backbone.")}
+    share = sum(sizes.get(name, 0) for name in report.loaded) / max(1, sum(sizes.values()))
+    if not sizes or share >= ENOUGH_OF_BACKBONE:
+        return []
+    amount = f"only {100 * share:.2g} %" if share else "nothing"
+    return [
+        f"{report.source}: the file fills {amount} of the backbone, the rest is random (model.backbone.weights is not "
+        "used); set model.backbone as in the file, or plan a training from random weights"
+    ]
+
+
+def _anchor_shapes(model: nn.Module) -> Shapes | None:
+    """(width, height) of the anchors of each level; None for a model without."""
+    anchors = next((module for module in model.modules() if isinstance(module, Anchors)), None)
+    return None if anchors is None else (2 * anchors.base[..., 2:]).tolist()
+
+
+def _anchor_shapes_of_file(values: dict[str, Any], source: str) -> Shapes | None:
+    """The same by the config in a checkpoint; None if the config does not tell."""
+    try:
+        return UPSNetConfig.model_validate(migrated_model_section(values, source=source)).rpn.shapes()
+    except ValueError:
+        return None
 
 
 def load_backbone_weights(backbone: ResNet, name: str, weights: str) -> None:
@@ -191,24 +285,3 @@ def _tensors(values: Any, path: Path) -> dict[str, Tensor]:
         if isinstance(value, Tensor):
             found[str(key).removeprefix("module.")] = value
     return found
-
-
-def _row_labels(name: str, classes: Names | None, things: Names | None) -> list[Any] | None:
-    """What each row of a parameter stands for; None if it does not depend on the classes, or they are not known."""
-    if name.startswith("semantic_head.score."):
-        return None if classes is None else list(classes)
-    layer = name.split(".")[1] if name.startswith("instance_head.") else ""
-    if things is None or layer not in ("cls_score", "bbox_pred", "mask_score"):
-        return None
-    if layer == "bbox_pred":
-        return [(thing, i) for thing in things for i in range(4)]
-    return ["background", *things] if layer == "cls_score" else list(things)
-
-
-def _some(names: Sequence[str], count: int = 3) -> str:
-    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
-
-
-def _part(name: str) -> str:
-    """The module of the model that a parameter belongs to."""
-    return ".".join(name.split(".")[:2])

@@ -11,21 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from upsnet.categories import IGNORE_LABEL
+from upsnet.models.losses import image_mean
 from upsnet.ops.upsampled_cross_entropy import upsampled_cross_entropy
-
-
-def image_mean(values: Tensor, weight: Tensor, count: Tensor | None = None) -> Tensor:
-    """Weighted mean per image, then the mean over images; an image of weight 0 counts as loss 0.
-
-    Args:
-        values: [B, ...].
-        weight: bool or float, broadcastable to `values`.
-        count: float [B], the divisor of each image; by default the sum of its weights.
-    """
-    weight = weight.to(values).expand_as(values)
-    total = (values * weight).flatten(1).sum(1)
-    divisor = weight.flatten(1).sum(1) if count is None else count
-    return (total / divisor.clamp(min=1)).mean()
 
 
 def smooth_l1(prediction: Tensor, target: Tensor, beta: float) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from upsnet.models.backbone import ResNet
 from upsnet.models.base import FusedTensors, PanopticModel
-from upsnet.models.layers import zero_padding
+from upsnet.models.layers import normalize_images
 from upsnet.models.upsnet.fpn import FPN
 from upsnet.models.upsnet.instance_head import DetectionRule, InstanceHead, SampledRois
 from upsnet.models.upsnet.losses import mask_loss, pixel_loss, roi_pixel_loss, upsampled_pixel_loss
@@ -88,6 +88,7 @@ class UPSNet(PanopticModel):
         pixel_mean, pixel_std: RGB, 0..255.
     """
 
+    memory_options = ("model.instance.mask_slots=32", "model.backbone.checkpoint_activations=true")
     pixel_mean: Tensor
     pixel_std: Tensor
 
@@ -123,10 +124,8 @@ class UPSNet(PanopticModel):
 
     def features(self, images: Tensor, image_sizes: Tensor) -> list[Tensor]:
         """Images and their valid sizes -> pyramid levels; what stands in the padding has no effect."""
-        images = (images.float() - self.pixel_mean) / self.pixel_std
-        is_last = self.backbone.conv1.weight.is_contiguous(memory_format=torch.channels_last)
-        as_weights = torch.channels_last if is_last else torch.contiguous_format
-        return self.fpn(self.backbone(zero_padding(images, image_sizes).contiguous(memory_format=as_weights)))
+        pixels = normalize_images(images, image_sizes, self.pixel_mean, self.pixel_std, self.backbone.conv1)
+        return self.fpn(self.backbone(pixels))
 
     def raw(self, images: Tensor, image_sizes: Tensor, *, with_instances: bool = False) -> UPSNetRaw:
         """As `PanopticModel.raw`: semantic logits and detections."""

@@ -15,7 +15,7 @@ from upsnet.models.upsnet.losses import objectness_and_box_loss
 from upsnet.models.upsnet.matching import match_anchors
 from upsnet.ops.boxes import clip_boxes, decode_boxes, encode_boxes, pairwise_iou
 from upsnet.ops.nms import nms_mask
-from upsnet.ops.sampling import at_most, gather_rows, hashed_uniform, sample_ranked
+from upsnet.ops.sampling import gather_rows, hashed_uniform, sample_ranked
 from upsnet.structures import PanopticTarget
 
 UNIT = (1.0, 1.0)
@@ -164,10 +164,10 @@ class RPN(nn.Module):
         pre_nms, post_nms = config.pre_nms, config.post_nms
         if self.training:
             pre_nms, post_nms = config.pre_nms_train, config.post_nms_train
-        slots = at_most(pre_nms, max(level.shape[1] for level in output.ranks))
+        slots = min(pre_nms, max(level.shape[1] for level in output.ranks))
         all_boxes, all_scores = [], []
         for rank, delta, anchor in zip(output.ranks, output.deltas, output.anchors, strict=True):
-            top = rank.topk(at_most(slots, rank.shape[1]), dim=1)
+            top = rank.topk(min(slots, rank.shape[1]), dim=1)
             boxes = decode_boxes(gather_rows(delta.detach(), top.indices), anchor[top.indices], UNIT)
             boxes = clip_boxes(boxes, image_sizes, self.min_box)
             empty = (boxes[..., 2:] - boxes[..., :2]).amin(-1) <= 0
@@ -177,7 +177,7 @@ class RPN(nn.Module):
         boxes, scores = torch.stack(all_boxes, 1), torch.stack(all_scores, 1)
         keep = nms_mask(boxes.flatten(0, 1), config.nms_iou).view_as(scores)
         scores, boxes = scores.masked_fill(~keep, NEVER).flatten(1), boxes.flatten(1, 2)
-        top = scores.topk(at_most(post_nms, scores.shape[1]), dim=1)
+        top = scores.topk(min(post_nms, scores.shape[1]), dim=1)
         return gather_rows(boxes, top.indices), top.values > NEVER
 
     def losses(
