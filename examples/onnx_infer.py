@@ -18,6 +18,16 @@ from PIL import Image
 OUTPUTS = ["segment_ids", "category_id", "is_thing", "score", "area", "box", "valid"]
 
 
+def to_8_bits(image: np.ndarray, value_range: list[float] | None) -> np.ndarray:
+    """The image with values of more than 8 bits mapped as in training: `data.value_range` becomes 0..255."""
+    if image.dtype == np.uint8:
+        return image
+    if value_range is None:
+        raise SystemExit("the image has more than 8 bits, expected 8 bits, because the model has no data.value_range")
+    low, high = value_range
+    return np.rint(np.clip((image.astype(np.float64) - low) / (high - low) * 255, 0, 255)).astype(np.uint8)
+
+
 def resize(image: np.ndarray, data: dict, limit: list[int] | None) -> np.ndarray:
     """The image at the size that the network works on, by the rule in the file (docs/deployment.md)."""
     size = height, width = image.shape[:2]
@@ -50,8 +60,9 @@ def main() -> None:
     providers = [name for name in known if name in onnxruntime.get_available_providers()]
     session = onnxruntime.InferenceSession(str(args.model), providers=providers)
     about = json.loads(session.get_modelmeta().custom_metadata_map["upsnet.json"])
-    if (image := cv2.imread(str(args.input))) is None:
+    if (image := cv2.imread(str(args.input), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)) is None:
         raise SystemExit(f"{args.input}: cannot be read as an image")
+    image = to_8_bits(image, about["config"]["data"].get("value_range"))
     resized = resize(np.ascontiguousarray(image[..., ::-1]), about["config"]["data"], about["network_size"])
     height, width = resized.shape[:2]
     divisor = about["config"]["data"]["size_divisor"]

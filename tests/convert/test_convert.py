@@ -5,9 +5,10 @@ import pytest
 from PIL import Image
 
 from upsnet.categories import CategorySet
+from upsnet.class_edits import ClassEdits
 from upsnet.convert.classes import ClassOptions, parse_stuff
 from upsnet.convert.label_maps import mask_of
-from upsnet.convert.layers import Layers, Region, compose
+from upsnet.convert.layers import Layers, Order, Region, compose
 from upsnet.convert.run import split_by_name
 
 CLASSES = CategorySet.from_json(
@@ -40,7 +41,9 @@ def small_mask(region):
 @pytest.mark.parametrize(("on_top", "rows"), [("smaller", [1, 2]), ("later", [2]), ("earlier", [1, 2])])
 def test_an_instance_that_others_cover_whole_is_dropped_and_counted(on_top, rows):
     regions = [Region.of(CUP, mask(".... .##. .... ....")), Region.of(CUP, mask("#### #### .... ...."))]
-    made = compose(Layers((4, 4), [*regions, Region.of(CUP, mask(".... .... .... ...."))]), CLASSES, on_top=on_top)
+    made = compose(
+        Layers((4, 4), [*regions, Region.of(CUP, mask(".... .... .... ...."))]), CLASSES, order=Order(on_top)
+    )
     assert len(made.classes) == len(rows)
     assert (made.overlapped, made.covered, made.empty) == (2, 2 - len(rows), 1)
     assert np.bincount(made.segment_map.ravel()).tolist() == {1: [8, 8], 2: [8, 2, 6]}[len(rows)]
@@ -76,9 +79,43 @@ def test_classes_keep_given_ids_and_number_the_others_in_order(tmp_path):
     ]  # fmt: skip
     assert found.values == {7: 1}
     assert found.categories[2].color == (70, 70, 70)
-    assert ClassOptions().resolve([(None, "a"), (None, "b")], "").categories.channels == {1: 0, 2: 1}
-    with pytest.raises(ValueError, match=r"a\.json: label 'cop' is not a class of .*classes.yaml \(floor, cup, b\)"):
-        classes.channel("cop", "a.json")
+    with pytest.raises(ValueError, match=r"label 'cop' is no class of .*classes.yaml \(floor, cup, b\); add it there"):
+        classes.channel("cop")
+
+
+def test_unlabelled_pixels_are_background_if_no_class_is_stuff():
+    found = [(None, "a"), (5, "b")]
+    classes = ClassOptions().resolve(found, "")
+    assert [(c.id, c.name) for c in classes.categories.categories] == [(2, "background"), (1, "a"), (5, "b")]
+    assert classes.background == 0
+    assert ClassOptions(keep_void=True).resolve(found, "").background is None
+    assert ClassOptions(None, ((None, "b"),)).resolve(found, "").background is None, "there is stuff"
+    named = ClassOptions().resolve([*found, (None, "background")], "")
+    assert named.categories[0].name == "background"
+    assert named.background == 0
+
+
+def test_labels_are_merged_renamed_and_dropped():
+    edits = ClassEdits(merge={"vehicle": ("car", "truck"), "person": ("pedestrian",)}, drop=("sky",))
+    found = [(3, "car"), (5, "truck"), (7, "pedestrian"), (9, "sky"), (11, "road")]
+    classes = ClassOptions(None, ((None, "road"),), edits=edits).resolve(found, "")
+    assert {c.name: (c.id, c.is_thing) for c in classes.categories.categories} == {
+        "road": (11, False), "vehicle": (3, True), "person": (7, True),
+    }  # fmt: skip
+    assert classes.channel("truck") == classes.channel("car") == classes.names["vehicle"]
+    assert classes.channel("sky") == 255
+    kept = ClassOptions(edits=ClassEdits(keep=("truck", "car"))).resolve(found, "")
+    assert [c.name for c in kept.categories.categories] == ["background", "truck", "car"]
+    assert kept.channel("pedestrian") == 255
+
+
+def test_labels_that_differ_only_in_case_or_blanks_are_pointed_out():
+    notes = ClassOptions().notes(["Car", "car ", "truck", "car"])
+    assert len(notes) == 1
+    assert "labels 'Car', 'car', 'car ' differ only in case or blanks" in notes[0]
+    merged = ClassEdits(merge={"car": ("Car", "car ", "car")})
+    assert ClassOptions(edits=merged).notes(["Car", "car ", "truck", "car"]) == []
+    assert "no label 'lorry'" in ClassOptions(edits=ClassEdits(drop=("lorry",))).notes(["car"])[0]
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def test_labelme_shapes_groups_and_painted_masks(run_tool, tmp_path):
     args = ("labelme", "--annotations", tmp_path, "--background", "lawn", "--output", tmp_path / "out")
     code, out, err = run_tool("datasets/convert.py", *args)
     assert code == 0, err
-    for part in ("2 shapes of type point", "1 shapes of type line ", "1 pictures without annotation", "unlabelled.png"):
+    for part in ("2 shapes of type point", "1 shapes of type line ", "1 images without annotation", "unlabelled.png"):
         assert part in out
     data = forms.opened(tmp_path / "out")
     assert [(c.id, c.name) for c in data.categories.categories] == [(3, "lawn"), (1, "cat"), (2, "dog")]
@@ -184,9 +184,10 @@ def test_masks_in_folders_or_with_the_picture_in_their_names(samples, run_tool, 
         data = forms.opened(out)
         for s, made in zip(sorted(kept, key=lambda s: s.file_name), (data[j] for j in range(len(data))), strict=True):
             things = np.concatenate([[False], s.classes >= CATEGORIES.num_stuff])[s.segment_map]
-            assert np.array_equal(made.segment_map > 0, things)
+            is_thing = np.concatenate([[False], made.classes >= data.categories.num_stuff])[made.segment_map]
+            assert np.array_equal(is_thing, things)
             theirs = [c.name for c, _, _ in forms.things_of(s, CATEGORIES)]
-            assert sorted(data.categories[c].name for c in made.classes) == sorted(theirs)
+            assert sorted(data.categories[c].name for c in made.classes if c) == sorted(theirs)
 
 
 def test_one_classes_file_makes_train_and_val_agree(run_tool, tmp_path):
@@ -208,6 +209,6 @@ def test_one_classes_file_makes_train_and_val_agree(run_tool, tmp_path):
     forms.opened(tmp_path / "out", "val").categories.require(forms.opened(tmp_path / "out").categories, source="train")
     code, _, err = run("test", *classes)
     assert code == 2
-    assert "p.json: shape 0 (c): label 'c' is not a class of" in err
+    assert "p.json: shape 0, rectangle 'c': label 'c' is no class of" in err
     assert run("train", *classes)[0] == 2, "what is there is not overwritten"
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["annotations", "classes.yaml", "train", "val"]

@@ -57,7 +57,7 @@ def test_a_group_of_classes_that_has_the_name_of_one_is_no_class(convert_coco, t
     document["annotations"].append(document["annotations"][0] | {"category_id": 0})
     code, _, err = convert_coco(document, "--split", "val")
     assert code == 2
-    assert "'große Dattel' or its id 1 stands twice" in err
+    assert "'große Dattel' or its id 1 appears twice" in err
 
 
 def test_all_pictures_with_mistakes_are_named_at_once(convert_coco, tmp_path):
@@ -66,17 +66,17 @@ def test_all_pictures_with_mistakes_are_named_at_once(convert_coco, tmp_path):
         forms.save(tmp_path / "photos" / name, np.zeros((10, 12, 3), np.uint8))
     document = coco_document(names)
     for number in (3, 17, 29):
-        document["annotations"][number]["segmentation"] = []
+        document["annotations"][number]["segmentation"] = None
     for workers in (1, 2):
         code, _, err = convert_coco(document, "--workers", workers)
         assert code == 2
         lines = [line.rpartition("\r")[2].strip() for line in err.splitlines()]
         named = [line for line in lines if line.startswith("mistake: ")]
         assert [n in line for n, line in zip(("03.png", "17.png", "29.png"), named, strict=True)] == [True] * 3
-        assert any(line.startswith("error: 3 of 30 pictures") for line in lines)
-    code, _, err = convert_coco(coco_document(names, segmentation=[]))
+        assert any(line.startswith("error: 3 of 30 images") for line in lines)
+    code, _, err = convert_coco(coco_document(names, segmentation=None))
     assert err.count("mistake: ") == 20
-    assert "20 or more of 30 pictures" in err
+    assert "20 or more of 30 images" in err
     assert not (tmp_path / "out").exists()
 
 
@@ -120,4 +120,4 @@ def test_pictures_of_labelme_files_that_were_moved_lie_beside_them(run_tool, tmp
     (tmp_path / "p.json").write_text(json.dumps(document | {"imageData": "AAAA", "flags": {"seen": True}}))
     code, _, err = run_tool("datasets/convert.py", "labelme", "--annotations", tmp_path, "--output", tmp_path / "out")
     assert code == 0, err
-    assert (forms.opened(tmp_path / "out")[0].segment_map > 0).sum() == 16
+    assert (forms.opened(tmp_path / "out")[0].segment_map == 2).sum() == 16

@@ -27,7 +27,7 @@ def convert_fruits(fruits, run_tool, folder, draw):
     output = ("--split", "val", "--output", folder / "out", "--workers", 1)
     code, out, err = run_tool("datasets/convert.py", "coco", *args, *output)
     assert code == 0, err
-    assert "0 instances wholly covered by others, 0 regions without a pixel" in out
+    assert "0 instances completely covered by others, 0 regions without a pixel" in out
     data = read(folder / "out", "val")
     data.categories.require(truth.categories, source="converted")
     return samples, data

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from upsnet.text import shown
+from upsnet.json_values import flag, whole_number
+from upsnet.text import cut, shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,6 +99,29 @@ class CategorySet:
     def __getitem__(self, channel: int) -> Category:
         return self.categories[channel]
 
+    def require_names(self, other: CategorySet, *, source: str) -> None:
+        """Checks that `other` has the same names of the same kinds. Ids and order may differ.
+
+        Raises:
+            ValueError: naming the first category that differs.
+        """
+        kinds = {False: "stuff", True: "thing"}
+        ours = {c.name: kinds[c.is_thing] for c in self.categories}
+        for category in other.categories:
+            found = ours.pop(category.name, None)
+            if found is None:
+                raise ValueError(
+                    f"{source}: class {shown(category.name)} is none of the model "
+                    f"({cut(', '.join(c.name for c in self.categories), 200)}); use data.classes to merge or drop it"
+                )
+            if found != kinds[category.is_thing]:
+                raise ValueError(
+                    f"{source}: class {shown(category.name)} is {kinds[category.is_thing]}, expected {found} as in the "
+                    f"model; list it under data.classes.{'things' if found == 'thing' else 'stuff'}"
+                )
+        if ours:
+            raise ValueError(f"{source}: no class {shown(next(iter(ours)))}, which the model has")
+
     def require(self, other: CategorySet, *, source: str) -> None:
         """Checks that `other` has the same classes under the same ids, in any order.
 
@@ -124,22 +148,24 @@ def _category(row: Any, number: int, source: str) -> Category:
     missing = [key for key in ("id", "name", "isthing") if key not in row]
     if missing:
         raise ValueError(f"{source}: category {shown(row.get('name', number))} lacks {', '.join(missing)}")
-    name, category_id, color = row["name"], row["id"], row.get("color") or _default_color(number)
+    name, color = row["name"], row.get("color") or _default_color(number)
+    category_id, is_thing = whole_number(row["id"]), flag(row["isthing"])
     where = f"{source}: category {shown(name)}"
-    if not isinstance(name, str | int) or not _is_name(str(name)):
+    if not isinstance(name, str | int) or not is_name(str(name)):
         raise ValueError(f"{where}: expected a name of 1 to {MAX_NAME} printable characters")
-    if not isinstance(category_id, int) or isinstance(category_id, bool) or abs(category_id) >= 2**31:
-        raise ValueError(f"{where} has id {shown(category_id)}, expected a whole number of 32 bits")
-    if not isinstance(row["isthing"], int | float) or row["isthing"] not in (0, 1):
+    if category_id is None or abs(category_id) >= 2**31:
+        raise ValueError(f"{where} has id {shown(row['id'])}, expected a whole number of 32 bits")
+    if is_thing is None:
         raise ValueError(f"{where} has isthing={shown(row['isthing'])}, expected 0 or 1")
-    is_color = isinstance(color, list | tuple) and len(color) == 3
-    if not is_color or not all(isinstance(value, int) and 0 <= value <= 255 for value in color):
+    shades = [whole_number(value) for value in color] if isinstance(color, list | tuple) else []
+    usable = [shade for shade in shades if shade is not None and 0 <= shade <= 255]
+    if not len(usable) == len(shades) == 3:
         raise ValueError(f"{where} has color {shown(color)}, expected three of 0..255")
-    return Category(category_id, str(name), bool(row["isthing"]), (color[0], color[1], color[2]))
+    return Category(category_id, str(name), is_thing, (usable[0], usable[1], usable[2]))
 
 
-def _is_name(text: str) -> bool:
-    """Whether a text can be drawn and written: OpenCV crashes on surrogates."""
+def is_name(text: str) -> bool:
+    """Whether a text can be the name of a class: it can be drawn and written (OpenCV crashes on surrogates)."""
     kinds = {unicodedata.category(character) for character in text[: MAX_NAME + 1]}
     return 0 < len(text) <= MAX_NAME and not kinds & {"Cc", "Cs"}
 

@@ -11,19 +11,25 @@ colour [R, G, B], in maps of classes (default: its id).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from upsnet.categories import CategorySet
+from upsnet.categories import IGNORE_LABEL, CategorySet
+from upsnet.categories.edits import BACKGROUND_COLOR
+from upsnet.class_edits import NO_EDITS, ClassEdits
+from upsnet.convert.layers import VOID
 from upsnet.io.files import atomic_path
-from upsnet.text import parse_yaml, shown
+from upsnet.text import cut, parse_yaml, shown
 
-GREY = [70, 70, 70]
-"""Of the background, unless the classes file gives it a colour."""
+BACKGROUND = "background"
+"""Stuff class that fills unlabelled pixels where no class is stuff."""
+GREY = list(BACKGROUND_COLOR)
+"""Colour of the background, unless the classes file gives it one."""
 KEYS = ("name", "id", "isthing", "color", "value")
 
 
@@ -33,8 +39,9 @@ class Classes:
 
     Attributes:
         categories: the classes of the data set.
-        names: name -> semantic channel.
-        values: pixel value in a map of classes -> semantic channel; of a colour, R + 256 G + 65536 B.
+        names: class -> semantic channel.
+        values: pixel value in a map of classes -> semantic channel, `VOID` for dropped classes; of a colour,
+            R + 256 G + 65536 B.
         in_colors: the values are colours.
         background: channel of the class that fills unlabelled pixels; None: they are void.
         source: where the classes come from, for errors.
@@ -46,19 +53,23 @@ class Classes:
     in_colors: bool
     background: int | None
     source: str
+    edits: ClassEdits = NO_EDITS
 
-    def channel(self, name: str, where: str) -> int:
-        """The semantic channel of a label; `where` names it in the error.
+    def channel(self, label: str) -> int:
+        """The semantic channel of a label; `IGNORE_LABEL` for a label whose pixels are void.
 
         Raises:
             ValueError: there is no such class.
         """
-        if name not in self.names:
-            known = ", ".join(self.names)
+        new = self.edits.new_name(label)
+        if new is None:
+            return IGNORE_LABEL
+        if new not in self.names:
+            known = cut(", ".join(self.names), 200)
             raise ValueError(
-                f"{where}: label {name!r} is not a class of {self.source} ({known}); add it there, or mend the label"
+                f"label {shown(label)} is no class of {self.source} ({known}); add it there, or use --drop or --merge"
             )
-        return self.names[name]
+        return self.names[new]
 
 
 @dataclass(frozen=True)
@@ -68,12 +79,17 @@ class ClassOptions:
     Attributes:
         file: a classes file; None: the labels found are the classes, all of them things but for `stuff`.
         stuff: (pixel value or None, name) of the classes that are stuff.
-        background: name of a stuff class that fills unlabelled pixels.
+        background: name of a stuff class that fills unlabelled pixels. None: `BACKGROUND` if no other class is stuff,
+            else unlabelled pixels are void.
+        keep_void: unlabelled pixels are void even if no class is stuff.
+        edits: labels that are merged, renamed or dropped, before anything else looks at them.
     """
 
     file: Path | None = None
     stuff: tuple[tuple[int | None, str], ...] = ()
     background: str | None = None
+    keep_void: bool = False
+    edits: ClassEdits = NO_EDITS
 
     def resolve(self, found: Iterable[tuple[int | None, str]], source: str) -> Classes:
         """Settles the classes.
@@ -91,20 +107,41 @@ class ClassOptions:
                 raise ValueError(
                     f"--stuff beside --classes {self.file}, expected one: set isthing and value in the file"
                 )
-            return _build(_read_rows(self.file), self.background, str(self.file), background_may_be_new=False)
+            return _build(_read_rows(self.file), self, str(self.file), background_may_be_new=False)
         stuff = {name: value for value, name in self.stuff}
         if len(stuff) < len(self.stuff):
             raise ValueError("--stuff names a class twice, expected each once")
-        rows: list[dict[str, Any]] = []
-        for number, name in found:
-            is_thing = int(name not in stuff and name != self.background)
-            rows.append({"name": name, "isthing": is_thing, "value": stuff.get(name)})
-            rows[-1] |= {} if number is None else {"id": number}
-        known = {row["name"] for row in rows}
+        labels = {name: number for number, name in found}
+        known = {*labels, *(self.edits.new_name(label) for label in labels)}
         if unknown := [name for name, value in stuff.items() if value is None and name not in known]:
-            raise ValueError(f"--stuff {unknown[0]}: no such label in {source} ({', '.join(sorted(known))})")
-        rows += [{"name": n, "isthing": 0, "value": value} for n, value in stuff.items() if n not in known]
-        return _build(rows, self.background, source, background_may_be_new=True)
+            listed = cut(", ".join(sorted(labels)), 200)
+            raise ValueError(f"--stuff {unknown[0]}: no such label in {source} ({listed})")
+        wanted = self.edits.keep or ()
+        if wanted and labels and not known & set(wanted):
+            listed = cut(", ".join(sorted(labels)), 200)
+            raise ValueError(f"--classes {shown(','.join(wanted))}: none of them is a label of {source} ({listed})")
+        of_stuff = {*stuff, self.background or BACKGROUND}
+        rows = [
+            {"name": name, "isthing": int(not {name, self.edits.new_name(name)} & of_stuff), "value": stuff.get(name)}
+            | ({} if labels.get(name) is None else {"id": labels[name]})
+            for name in dict.fromkeys([*labels, *stuff])
+        ]
+        return _build(rows, self, source, background_may_be_new=True)
+
+    def notes(self, found: Iterable[str]) -> list[str]:
+        """What the user should know about the labels that were found."""
+        labels = sorted(set(found))
+        notes = [f"no label {shown(name)}, which the options name" for name in self.edits.unknown_names(labels)]
+        alike: dict[str, list[str]] = {}
+        for label in labels:
+            alike.setdefault(" ".join(label.split()).casefold(), []).append(label)
+        notes += [
+            f"labels {', '.join(map(repr, group))} differ only in case or blanks and are {len(group)} classes; "
+            f"--merge {shlex.quote(group[0].strip() + '=' + ','.join(group))} makes them one"
+            for group in alike.values()
+            if len(group) > 1 and len({self.edits.new_name(label) for label in group}) > 1
+        ]
+        return notes
 
 
 def parse_stuff(text: str) -> tuple[tuple[int | None, str], ...]:
@@ -122,9 +159,19 @@ def parse_stuff(text: str) -> tuple[tuple[int | None, str], ...]:
     return tuple(entries)
 
 
-def write_classes(path: Path, categories: CategorySet) -> None:
-    """Writes a classes file, atomically."""
-    rows = [{key: row[key] for key in ("name", "id", "isthing", "color")} for row in categories.to_json()]
+def write_classes(path: Path, classes: Classes) -> None:
+    """Writes a classes file, atomically, unless it exists: then it may be the user's own."""
+    if path.exists():
+        return
+    values = {channel: value for value, channel in classes.values.items()}
+    rows = []
+    for row in classes.categories.to_json():
+        value = values.get(classes.names[row["name"]])
+        rows.append({key: row[key] for key in ("name", "id", "isthing", "color")})
+        if classes.in_colors and value is not None:
+            rows[-1]["value"] = [value & 255, value >> 8 & 255, value >> 16]
+        elif value not in (None, row["id"]):
+            rows[-1]["value"] = value
     with atomic_path(path) as temporary:
         text = yaml.safe_dump(rows, sort_keys=False, allow_unicode=True, default_flow_style=None)
         temporary.write_text(text, encoding="utf-8")
@@ -137,7 +184,8 @@ def require_same_classes(path: Path, categories: CategorySet) -> None:
         ValueError: it has others.
     """
     try:
-        CategorySet.from_json(_read_rows(path), source=str(path)).require(categories, source="these annotations")
+        own = ClassOptions(path, keep_void=not categories.num_stuff).resolve([], str(path)).categories
+        own.require(categories, source="these annotations")
     except ValueError as error:
         raise ValueError(
             f"{path}: the data set has other classes already ({error}); add --classes {path}, or choose another "
@@ -168,8 +216,18 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _build(rows: list[dict[str, Any]], background: str | None, source: str, *, background_may_be_new: bool) -> Classes:
-    rows = [dict(row) for row in rows]
+def _build(rows: list[dict[str, Any]], options: ClassOptions, source: str, *, background_may_be_new: bool) -> Classes:
+    """The classes of rows of labels, after the edits."""
+    given = [row["name"] for row in rows]
+    if (twice := next((name for name in given if given.count(name) > 1), None)) is not None:
+        raise ValueError(f"{source}: category name {shown(twice)} appears more than once, expected each once")
+    edits = options.edits
+    if (options.background or BACKGROUND) not in edits.drop:
+        edits = replace(edits, background=options.background or BACKGROUND)
+    labels, rows = rows, _edited(rows, edits)
+    background = options.background
+    if background is None and not options.keep_void and _all_are_things(rows):
+        background, background_may_be_new = BACKGROUND, True
     if background is not None and background not in (row["name"] for row in rows):
         if not background_may_be_new:
             raise ValueError(f"--background {background}: not a class of {source}; add it there with isthing: 0")
@@ -187,10 +245,34 @@ def _build(rows: list[dict[str, Any]], background: str | None, source: str, *, b
     names = {category.name: channel for channel, category in enumerate(categories.categories)}
     if background is not None and categories[names[background]].is_thing:
         raise ValueError(f"--background {background}: a thing in {source}, expected stuff (isthing: 0)")
-    in_colors = any(isinstance(row.get("value"), list) for row in rows)
-    values: dict[int, int] = {}
+    ids = {row["name"]: row["id"] for row in rows}
+    values, in_colors = _values(labels, ids, names, edits, source)
+    fills = None if background is None else names[background]
+    return Classes(categories, names, values, in_colors, fills, source, edits)
+
+
+def _edited(rows: Sequence[dict[str, Any]], edits: ClassEdits) -> list[dict[str, Any]]:
+    """The rows of the classes: a merged class takes the row of its namesake, else of the first label."""
+    classes: dict[str, dict[str, Any]] = {name: {"name": name, "isthing": 1} for name in edits.keep or ()}
+    settled: set[str] = set()
     for row in rows:
-        value = row.get("value", None if in_colors else row["id"])
+        new = edits.new_name(row["name"])
+        if new is None or (new in settled and row["name"] != new):
+            continue
+        classes[new] = {**row, "name": new}
+        settled.add(new)
+    return list(classes.values())
+
+
+def _values(
+    labels: Sequence[dict[str, Any]], ids: dict[str, int], names: dict[str, int], edits: ClassEdits, source: str
+) -> tuple[dict[int, int], bool]:
+    """The channel of each value in a map of classes, and whether values are colours."""
+    in_colors = any(isinstance(row.get("value"), list) for row in labels)
+    values: dict[int, int] = {}
+    for row in labels:
+        new = edits.new_name(row["name"])
+        value = row.get("value", None if in_colors else row.get("id", ids.get(row["name"])))
         if value is None:
             continue
         if isinstance(value, list) != in_colors or not _is_value(value):
@@ -200,8 +282,13 @@ def _build(rows: list[dict[str, Any]], background: str | None, source: str, *, b
         number = value[0] | value[1] << 8 | value[2] << 16 if in_colors else value
         if number in values:
             raise ValueError(f"{source}: value {value} stands for two classes, the second is {row['name']!r}")
-        values[number] = names[row["name"]]
-    return Classes(categories, names, values, in_colors, None if background is None else names[background], source)
+        values[number] = VOID if new is None else names[new]
+    return values, in_colors
+
+
+def _all_are_things(rows: list[dict[str, Any]]) -> bool:
+    """Whether no class is stuff, but for one of the name `BACKGROUND`."""
+    return all(row.get("isthing") in (1, True) or row["name"] == BACKGROUND for row in rows)
 
 
 def _is_value(value: Any) -> bool:

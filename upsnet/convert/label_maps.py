@@ -13,17 +13,18 @@ from PIL import Image
 
 from upsnet.categories import IGNORE_LABEL
 from upsnet.convert.classes import Classes
+from upsnet.convert.layers import VOID
 from upsnet.io.images import open_image
 from upsnet.io.panoptic_png import rgb_to_id
 
-MAP_SUFFIXES = frozenset({".png", ".bmp", ".tif", ".tiff"})
+MAP_SUFFIXES = frozenset({".png", ".bmp", ".tif", ".tiff", ".gif"})
 LOSSY = frozenset({".jpg", ".jpeg", ".webp"})
 VOID_VALUES = (0, 255)
-"""Of a map of classes, unless a class has the value. Among colours only black (0)."""
+"""Of a map of classes, unless a class has the value: unlabelled, and void. Among colours only black (0)."""
 
 
 def mask_of(image: Image.Image) -> npt.NDArray[np.bool_]:
-    """A mask [H, W] from a picture of any kind: on where it is neither black nor transparent."""
+    """A mask [H, W] from an image of any kind: on where it is neither black nor transparent."""
     if image.mode.startswith(("I", "F")) or image.mode in ("1", "L"):
         return np.asarray(image) > 0
     rgba = np.asarray(image.convert("RGBA"))
@@ -44,17 +45,24 @@ def read_numbers(path: Path, kind: Literal["instances", "values", "colors"]) -> 
     """Reads a map of numbers [H, W].
 
     Args:
-        path: a lossless picture.
-        kind: `instances`: grey values or indices of a palette; of colours R + 256 G + 65536 B. `values`: the same, but
-            colours must be grey. `colors`: always R + 256 G + 65536 B, the palette's colours too.
+        path: a lossless image of one page.
+        kind: `instances`: grey values or indices of a palette; of colours R + 256 G + 65536 B. An alpha channel with
+            more values than 0 and 255 holds ids, too (BDD100K): 2^24 times its value is added. `values`: as
+            `instances`, but colours must be grey. `colors`: always R + 256 G + 65536 B, the palette's colours too.
 
     Raises:
         FileNotFoundError, ValueError: missing, unreadable, lossy, or of another kind; the message names the file.
     """
     with _opened(path) as image:
-        if image.mode == "F" or (image.mode == "RGB" and "16" in str(getattr(image, "tile", ""))):
+        if image.mode == "F" or (image.mode == "RGB" and _has_16_bits(image)):
             raise ValueError(
                 f"mode {image.mode} of {image.format}, expected whole numbers of 8 or 16 bits, or RGB of 8"
+            )
+        alpha = _ids_in_alpha(image)
+        if alpha is not None and kind != "instances":
+            raise ValueError(
+                f"an alpha channel with values from {alpha.min()} to {alpha.max()}, expected opaque pixels: it may "
+                "hold instance ids, as in BDD100K; save the classes without it"
             )
         if kind == "colors":
             return rgb_to_id(np.asarray(image.convert("RGB"))).astype(np.int64)
@@ -65,14 +73,25 @@ def read_numbers(path: Path, kind: Literal["instances", "values", "colors"]) -> 
             return numbers
         rgb = np.asarray(image.convert("RGB"))
         if kind == "instances":
-            return rgb_to_id(rgb).astype(np.int64)
+            return rgb_to_id(rgb).astype(np.int64) + (0 if alpha is None else alpha.astype(np.int64) << 24)
         if (rgb != rgb[..., :1]).any():
             raise ValueError("colours, expected grey values or a palette; or give each class `value: [R, G, B]`")
         return rgb[..., 0].astype(np.int64)
 
 
+def _ids_in_alpha(image: Image.Image) -> npt.NDArray[np.uint8] | None:
+    """The alpha channel [H, W] if it does more than to hide pixels."""
+    if image.mode not in ("RGBA", "LA"):
+        return None
+    alpha = np.asarray(image.getchannel("A"))
+    return alpha if not np.isin(alpha, (0, 255)).all() else None
+
+
 def read_class_map(path: Path, classes: Classes) -> npt.NDArray[np.uint8]:
-    """Reads a map of classes as semantic channels, uint8 [H, W]; `IGNORE_LABEL` where it is unlabelled.
+    """Reads a map of classes as semantic channels, uint8 [H, W].
+
+    Value 0 is unlabelled (`IGNORE_LABEL`), 255 and dropped classes are void (`layers.VOID`), unless a class has the
+    value.
 
     Raises:
         FileNotFoundError, ValueError: the file is unusable, or holds a value of no class; the message names both.
@@ -85,6 +104,8 @@ def read_class_map(path: Path, classes: Classes) -> npt.NDArray[np.uint8]:
     for row, value in enumerate(present.tolist()):
         if value in classes.values:
             table[row] = classes.values[value]
+        elif value == VOID_VALUES[1] and value in void:
+            table[row] = VOID
         elif value not in void:
             shown = [value & 255, value >> 8 & 255, value >> 16] if classes.in_colors else value
             raise ValueError(
@@ -106,9 +127,16 @@ def distinct(numbers: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt
     return present, rows.reshape(numbers.shape)
 
 
+def _has_16_bits(image: Image.Image) -> bool:
+    """Whether an open image that Pillow gives as RGB of 8 bits has 16 bits in its file."""
+    return any("16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     if path.suffix.lower() in LOSSY:
         raise ValueError(f"{path}: a lossy format, which changes numbers; expected {', '.join(sorted(MAP_SUFFIXES))}")
     with open_image(path, what="a map") as image:
+        if (pages := getattr(image, "n_frames", 1)) > 1:
+            raise ValueError(f"{pages} pages, expected one; save each page as a file of its own")
         yield image

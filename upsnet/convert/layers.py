@@ -1,13 +1,13 @@
-"""What people annotate (regions that may overlap, a map of stuff) becomes one map, in which a pixel has one segment.
+"""Composes what people annotate (regions that may overlap, a map of stuff) into one map with one segment per pixel.
 
-The order is fixed: background, stuff, crowds, instances. Of two instances the smaller lies on top: it is mostly the one
-in front, or a part that was drawn upon a whole, and it would vanish under the other, while the larger remains visible.
+From bottom to top: background, stuff, crowds, instances. Of two instances the smaller one is on top. Usually it is in
+front, or a part that was drawn upon a whole; it would vanish under the other one, which stays visible.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,8 +15,18 @@ import numpy as np
 import numpy.typing as npt
 
 from upsnet.categories import IGNORE_LABEL, CategorySet
+from upsnet.text import shown
 
 OnTop = Literal["smaller", "later", "earlier"]
+
+Box = tuple[int, int, int, int]
+"""Top, left, bottom, right; the last two are exclusive."""
+
+VOID = IGNORE_LABEL - 1
+"""Channel of pixels in a map of classes that are void for certain. There are fewer classes."""
+
+STUFF, CROWD, INSTANCE = 0.0, 1.0, 2.0
+"""Levels, from bottom to top."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +34,8 @@ class Region:
     """One annotated area, cut to its box.
 
     Attributes:
-        channel: semantic channel of its class.
-        mask: bool [h, w]; top, left: where it lies in the picture.
+        channel: semantic channel of its class; `IGNORE_LABEL` if its pixels are void.
+        mask: bool [h, w]; top, left: where it lies in the image.
         area: its pixels.
         is_crowd: several instances that nobody separated.
     """
@@ -39,7 +49,7 @@ class Region:
 
     @classmethod
     def of(cls, channel: int, mask: npt.NDArray[np.bool_], *, is_crowd: bool = False) -> Region:
-        """Cuts a mask of the whole picture [H, W] to its box."""
+        """Cuts a mask of the whole image [H, W] to its box."""
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         if not len(rows):
             return cls(channel, np.zeros((0, 0), dtype=bool), 0, 0, 0, is_crowd)
@@ -54,19 +64,83 @@ class Region:
 
 @dataclass(frozen=True)
 class Layers:
-    """The annotation of one picture.
+    """The annotation of one image.
 
     Attributes:
         size: (H, W) that it was made for.
         regions: in the order of the annotation.
-        semantic: uint8 [H, W], channels of stuff, `IGNORE_LABEL` where there is none; None: no map.
-        skipped: kind of annotation that is no region -> how many.
+        semantic: uint8 [H, W], channels of stuff, `VOID` where pixels are void for certain, `IGNORE_LABEL` where
+            nothing is known; None: no map.
+        skipped: kind of annotation that has no area -> how many.
+        mistakes: objects that were left out, and why.
+        unknown: boxes of objects that were left out: their pixels are void instead of background.
+        is_size_declared: the annotation says for which size it was made.
     """
 
     size: tuple[int, int]
     regions: list[Region]
     semantic: npt.NDArray[np.uint8] | None = None
     skipped: Counter[str] = field(default_factory=Counter)
+    mistakes: list[str] = field(default_factory=list)
+    unknown: list[Box] = field(default_factory=list)
+    is_size_declared: bool = True
+
+
+@dataclass(frozen=True)
+class Order:
+    """Which of two regions is on top where they overlap.
+
+    Attributes:
+        on_top: of two instances, the one with fewer pixels as annotated (of equal ones the later), or the one that
+            comes later or earlier in the annotation. Stuff regions and crowds follow the same rule.
+        levels: semantic channel -> level of its regions, for classes that do not have the level of their kind.
+    """
+
+    on_top: OnTop = "smaller"
+    levels: dict[int, float] = field(default_factory=dict)
+
+    def level(self, region: Region, num_stuff: int) -> float:
+        """The level of a region; crowds are one level below the instances of their class."""
+        if region.channel < num_stuff:
+            return self.levels.get(region.channel, STUFF)
+        return self.levels.get(region.channel, INSTANCE) - (INSTANCE - CROWD if region.is_crowd else 0.0)
+
+    def bottom_up(self, regions: Sequence[Region], num_stuff: int) -> list[Region]:
+        """The regions in the order in which they are drawn."""
+        rows: Sequence[int] = range(len(regions))
+        if self.on_top == "smaller":
+            rows = sorted(rows, key=lambda row: -regions[row].area)
+        elif self.on_top == "earlier":
+            rows = rows[::-1]
+        return sorted((regions[row] for row in rows), key=lambda region: self.level(region, num_stuff))
+
+
+BY_KIND = Order()
+"""The order by kind, the smaller of two instances on top."""
+
+
+def parse_order(text: str, categories: CategorySet) -> dict[int, float]:
+    """`vegetation > window > facade` -> the levels of these classes, the first one on top.
+
+    A class is raised just above the next one in the list if it is not above it by its kind.
+
+    Raises:
+        ValueError: fewer than two names, an unknown name, or a name that appears twice.
+    """
+    channels = {category.name: channel for channel, category in enumerate(categories.categories)}
+    names = [name.strip() for name in text.split(">")]
+    for name in names:
+        if name not in channels:
+            raise ValueError(f"--order {shown(text)}: no class {shown(name)}, expected some of: {', '.join(channels)}")
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise ValueError(f"--order {shown(text)}: expected two classes or more, each once, as in 'window > facade'")
+    levels: dict[int, float] = {}
+    below = -1.0
+    for name in reversed(names):
+        channel = channels[name]
+        kind = STUFF if channel < categories.num_stuff else INSTANCE
+        below = levels[channel] = kind if kind > below else below + 1 / len(names) / 2
+    return levels
 
 
 @dataclass(frozen=True)
@@ -89,7 +163,7 @@ class Composition:
 
 
 def compose(
-    layers: Layers, categories: CategorySet, background: int | None = None, on_top: OnTop = "smaller"
+    layers: Layers, categories: CategorySet, background: int | None = None, order: Order = BY_KIND
 ) -> Composition:
     """Lays background, stuff, crowds and instances upon each other.
 
@@ -98,53 +172,56 @@ def compose(
     Args:
         layers: the annotation.
         categories: the classes.
-        background: channel of the stuff class that fills what nothing else covers; None: that is void.
-        on_top: of two instances, the one of fewer pixels as annotated (of equal ones the later), or that which comes
-            later or earlier. Stuff that was drawn as regions, and crowds, follow the same rule.
+        background: channel of the stuff class that fills pixels without annotation; None: they are void.
+        order: which of two regions is on top.
     """
-    stuff = [r for r in layers.regions if r.channel < categories.num_stuff]
-    crowds = [r for r in layers.regions if r.channel >= categories.num_stuff and r.is_crowd]
-    instances = [r for r in layers.regions if r.channel >= categories.num_stuff and not r.is_crowd]
+    num_stuff = categories.num_stuff
+    crowds = dict.fromkeys(r.channel for r in layers.regions if _is_thing(r, num_stuff) and r.is_crowd)
+    instances = [r for r in layers.regions if _is_thing(r, num_stuff) and not r.is_crowd]
+    classes = [*range(num_stuff), *crowds, *(region.channel for region in instances)]
+    ids_of_crowds = {channel: row for row, channel in enumerate(crowds, start=num_stuff + 1)}
+    first = num_stuff + len(crowds) + 1
+    ids_of_instances = {id(region): row for row, region in enumerate(instances, start=first)}
 
-    semantic = np.full(layers.size, IGNORE_LABEL, np.uint8) if layers.semantic is None else layers.semantic.copy()
-    for region in _bottom_up(stuff, on_top):
-        region.window(semantic)[region.mask] = region.channel
-    if background is not None:
-        semantic[semantic == IGNORE_LABEL] = background
-
-    ids = semantic.astype(np.int32) + 1
-    ids[semantic == IGNORE_LABEL] = 0
-    classes = list(range(categories.num_stuff))  # one row of each, to begin with
-    crowd_rows = {c: len(classes) + number for number, c in enumerate(dict.fromkeys(r.channel for r in crowds))}
-    for region in _bottom_up(crowds, on_top):
-        region.window(ids)[region.mask] = crowd_rows[region.channel] + 1
-    classes += crowd_rows
-    first = len(classes)
-    rows = {id(region): first + number for number, region in enumerate(instances)}
+    ids = _background(layers, background)
     shared = np.zeros(layers.size, dtype=bool)
-    for region in _bottom_up(instances, on_top):
+    for region in order.bottom_up(layers.regions, num_stuff):
         window = region.window(ids)
-        region.window(shared)[region.mask & (window > first)] = True
-        window[region.mask] = rows[id(region)] + 1
-    classes += [region.channel for region in instances]
+        if id(region) in ids_of_instances:
+            number = ids_of_instances[id(region)]
+            region.window(shared)[region.mask & (window >= first)] = True
+        elif region.channel == IGNORE_LABEL:
+            number = 0
+        else:
+            number = ids_of_crowds.get(region.channel, region.channel + 1)
+        window[region.mask] = number
 
     areas = np.bincount(ids.ravel(), minlength=len(classes) + 1)[1:]
     kept = np.flatnonzero(areas)
     renumber = np.zeros(len(classes) + 1, dtype=np.int32)
     renumber[kept + 1] = np.arange(1, len(kept) + 1)
-    empty = sum(region.area == 0 for region in layers.regions)
     return Composition(
         renumber[ids],
         np.array(classes, dtype=np.int64)[kept],
-        np.isin(kept, list(crowd_rows.values())),
-        int(np.count_nonzero(shared)),
-        int(np.count_nonzero(areas[first:] == 0)) - sum(region.area == 0 for region in instances),
-        empty,
+        (kept >= num_stuff) & (kept < first - 1),
+        overlapped=int(np.count_nonzero(shared)),
+        covered=int(np.count_nonzero(areas[first - 1 :] == 0)) - sum(region.area == 0 for region in instances),
+        empty=sum(region.area == 0 for region in layers.regions),
     )
 
 
-def _bottom_up(regions: Iterable[Region], on_top: OnTop) -> list[Region]:
-    in_order = list(regions)
-    if on_top == "smaller":
-        return sorted(in_order, key=lambda region: -region.area)
-    return in_order if on_top == "later" else in_order[::-1]
+def _is_thing(region: Region, num_stuff: int) -> bool:
+    return num_stuff <= region.channel < IGNORE_LABEL
+
+
+def _background(layers: Layers, background: int | None) -> npt.NDArray[np.int32]:
+    """int32 [H, W] of channels + 1: the map of stuff, and the background where nothing is known to be."""
+    ids = np.zeros(layers.size, dtype=np.int32)
+    if background is not None:
+        ids[...] = background + 1
+        for top, left, bottom, right in layers.unknown:
+            ids[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)] = 0
+    if layers.semantic is not None:
+        ids = np.where(layers.semantic == IGNORE_LABEL, ids, layers.semantic.astype(np.int32) + 1)
+        ids[layers.semantic == VOID] = 0
+    return ids

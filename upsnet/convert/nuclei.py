@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from upsnet.categories import CategorySet
 from upsnet.convert.label_maps import mask_of
-from upsnet.convert.layers import Layers, Region, compose
+from upsnet.convert.layers import Layers, Order, Region, compose
 from upsnet.io.images import open_image, to_rgb
 from upsnet.io.predictions import write_samples
 from upsnet.structures import Sample
@@ -281,7 +281,7 @@ def read_samples(
             if mask.shape != size:
                 raise ValueError(f"{path}: mask of size {mask.shape}, expected {size} as its image")
             regions.append(Region.of(CATEGORIES.channels[1], mask))
-        made = compose(Layers(size, regions), CATEGORIES, CATEGORIES.channels[2], on_top="earlier")
+        made = compose(Layers(size, regions), CATEGORIES, CATEGORIES.channels[2], Order("earlier"))
         yield Sample(image, made.segment_map, made.classes, made.is_crowd, number, f"{name}.png")
 
 

@@ -1,12 +1,14 @@
-"""A source of annotations -> a data set in COCO's panoptic layout, whole or not at all.
+"""Converts a source of annotations into a data set in COCO panoptic layout, completely or not at all.
 
-Everything is made in a folder of its own, and moved when the last picture is done; the JSON comes last.
+All files are written into a temporary folder and moved when the last image is done; the JSON comes last.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,24 +17,28 @@ from typing import Any
 
 from tqdm import tqdm
 
+from upsnet.categories import CategorySet
 from upsnet.convert import orientation
 from upsnet.convert.classes import require_same_classes, write_classes
-from upsnet.convert.layers import Composition, OnTop, compose
+from upsnet.convert.layers import BY_KIND, Composition, Layers, Order, compose
 from upsnet.convert.source import Item, Source
 from upsnet.convert.summary import Summary
-from upsnet.io.files import link_or_copy, remove_leftovers, temporary_folder, write_json
+from upsnet.io.files import atomic_path, link_or_copy, remove_leftovers, temporary_folder, write_json
 from upsnet.io.images import save_upright
 from upsnet.io.panoptic_png import write_panoptic_png
 from upsnet.io.parallel import in_order
 from upsnet.io.predictions import truth_rows
+from upsnet.text import shown
 
 CLASSES_FILE = "classes.yaml"
-MOST_MISTAKES = 20
-"""After so many pictures with mistakes the conversion ends: more of them tell nothing new."""
+MISTAKES_FILE = "mistakes.txt"
+SPLIT_NAME = re.compile(r"[\w-]{1,64}")
+MAX_MISTAKES = 20
+"""A conversion that does not skip mistakes ends after so many images with mistakes."""
 
 
 class MistakesError(ValueError):
-    """Several pictures cannot be converted.
+    """Several images cannot be converted.
 
     Attributes:
         lines: what is wrong with each, naming its file.
@@ -40,27 +46,31 @@ class MistakesError(ValueError):
 
     def __init__(self, lines: Sequence[str], total: int) -> None:
         self.lines = list(lines)
-        count = f"{len(lines)} or more" if len(lines) == MOST_MISTAKES else str(len(lines))
-        super().__init__(f"{count} of {total} pictures cannot be converted, the first: {lines[0]}")
+        count = f"{len(lines)} or more" if len(lines) == MAX_MISTAKES else str(len(lines))
+        super().__init__(
+            f"{count} of {total} images cannot be converted, the first: {lines[0]}; --skip-bad leaves mistakes out"
+        )
 
 
 @dataclass(frozen=True)
 class _Converted:
-    """What is told of a picture whose files are written."""
+    """What the summary needs of an image whose files are written."""
 
     size: tuple[int, int]
     rows: list[dict[str, Any]]
     composition: dict[str, int]
-    skipped: dict[str, int]
-    turned: bool
+    crowd_regions: Counter[int]
+    skipped: Counter[str]
+    mistakes: list[str]
+    rotated: bool
     undecided: bool
 
 
 class _Conversion:
-    """Converts picture by picture; a mistake in the data is a result, so that it crosses processes unchanged."""
+    """Converts image by image; a mistake in the data is a result, so that it crosses processes unchanged."""
 
-    def __init__(self, source: Source, splits: Sequence[str], folder: Path, on_top: OnTop) -> None:
-        self.source, self.splits, self.folder, self.on_top = source, splits, folder, on_top
+    def __init__(self, source: Source, splits: Sequence[str], folder: Path, order: Order) -> None:
+        self.source, self.splits, self.folder, self.order = source, splits, folder, order
 
     def __len__(self) -> int:
         return len(self.source.items)
@@ -79,18 +89,33 @@ class _Conversion:
         turn = orientation.must_turn(
             picture, layers.size, applies_exif=applies_exif, annotation=f"the annotation of {item.name}"
         )
-        made = compose(layers, classes.categories, classes.background, self.on_top)
+        made = compose(layers, classes.categories, classes.background, self.order)
         (save_upright if turn else link_or_copy)(picture.path, self.folder / split / item.name)
         write_panoptic_png(self.folder / "annotations" / f"panoptic_{split}" / _png_name(item), made.segment_map)
         rows = truth_rows(made.segment_map, made.classes, made.is_crowd, classes.categories)
-        undecided = picture.orientation != 1 and picture.stored == picture.upright and not applies_exif
-        return _Converted(layers.size, rows, _counts(made), dict(layers.skipped), turn, undecided)
+        fits_both = picture.stored == picture.upright or not layers.is_size_declared
+        undecided = picture.orientation != 1 and fits_both and not applies_exif
+        return _Converted(
+            layers.size,
+            rows,
+            _counts(made),
+            _crowd_regions(layers, classes.categories),
+            layers.skipped,
+            layers.mistakes,
+            turn,
+            undecided,
+        )
 
 
 def _counts(made: Composition) -> dict[str, int]:
     void = int((made.segment_map == 0).sum())
-    counts = {"overlapped": made.overlapped, "covered": made.covered, "empty": made.empty}
+    counts = {"overlapped": made.overlapped, "covered": made.covered, "empty_regions": made.empty}
     return {"pixels": made.segment_map.size, "void": void, **counts}
+
+
+def _crowd_regions(layers: Layers, categories: CategorySet) -> Counter[int]:
+    channels = (region.channel for region in layers.regions if region.is_crowd and region.channel < len(categories))
+    return Counter(categories[channel].id for channel in channels)
 
 
 def convert(
@@ -98,27 +123,32 @@ def convert(
     output: Path,
     splits: Sequence[str],
     *,
-    on_top: OnTop = "smaller",
+    order: Order = BY_KIND,
     workers: int | None = None,
     progress: bool = True,
 ) -> Summary:
     """Writes `output/SPLIT/`, `output/annotations/panoptic_SPLIT/` and `.json`, and `output/classes.yaml`.
 
+    If the source leaves out mistakes, they are listed in `output/annotations/SPLIT_mistakes.txt`.
+
     Args:
-        source: the annotated pictures.
+        source: the annotated images.
         output: folder of the data set; other splits may be there already.
         splits: the split of each of `source.items`.
-        on_top: see `layers.compose`.
+        order: which of two regions is on top.
         workers: processes; None: one per core.
         progress: show a bar.
 
     Raises:
         OSError, ValueError: one line that names the file; nothing new remains in `output`.
-        MistakesError: the same of several pictures.
+        MistakesError: the same of several images.
     """
     names = sorted(set(splits))
     if not names:
-        raise ValueError(f"{output}: no annotated picture to convert")
+        raise ValueError(f"{output}: no annotated image to convert")
+    for name in names:
+        if not SPLIT_NAME.fullmatch(name) or name == "annotations":
+            raise ValueError(f"split {shown(name)}, expected a name of letters, digits, '_' and '-' such as train")
     for name in names:
         for path in (output / name, *(output / "annotations" / f"panoptic_{name}{end}" for end in ("", ".json"))):
             if path.exists():
@@ -130,14 +160,17 @@ def convert(
     remove_leftovers(output)
     folder = temporary_folder(output)
     try:
-        summary, documents = _convert_all(source, splits, folder, on_top, workers, progress)
-        write_classes(output / CLASSES_FILE, source.classes.categories)
+        summary, documents = _convert_all(source, splits, folder, order, workers, progress)
+        write_classes(output / CLASSES_FILE, source.classes)
         (output / "annotations").mkdir(exist_ok=True)
-        for name in names:
-            for part in (name, f"annotations/panoptic_{name}"):
-                (folder / part).rename(output / part)
+        parts = [part for name in names for part in (name, f"annotations/panoptic_{name}")]
+        _move(parts, folder, output)
         for name in names:
             write_json(output / "annotations" / f"panoptic_{name}.json", documents[name])
+        if summary.mistakes:
+            summary.mistakes_file = output / "annotations" / f"{'_'.join(names)}_{MISTAKES_FILE}"
+            with atomic_path(summary.mistakes_file) as temporary:
+                temporary.write_text("\n".join([*summary.mistakes, ""]), encoding="utf-8", errors="backslashreplace")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         if not existed:
@@ -146,26 +179,44 @@ def convert(
     return summary
 
 
-def _convert_all(
-    source: Source, splits: Sequence[str], folder: Path, on_top: OnTop, workers: int | None, progress: bool
-) -> tuple[Summary, dict[str, dict[str, list[Any]]]]:
-    """Writes pictures and PNGs below `folder`; gives the contents of each split's JSON.
+def _move(parts: Sequence[str], source: Path, target: Path) -> None:
+    """Moves folders; all of them or none."""
+    moved: list[str] = []
+    try:
+        for part in parts:
+            (source / part).rename(target / part)
+            moved.append(part)
+    except OSError:
+        for part in moved:
+            (target / part).rename(source / part)
+        raise
 
-    After a mistake it goes on, to name those of the other pictures, too.
+
+def _convert_all(
+    source: Source, splits: Sequence[str], folder: Path, order: Order, workers: int | None, progress: bool
+) -> tuple[Summary, dict[str, dict[str, list[Any]]]]:
+    """Writes images and PNGs below `folder`; gives the contents of each split's JSON.
+
+    After a mistake it goes on, to name those of the other images, too.
     """
     categories = source.classes.categories
-    summary = Summary(categories, on_top, left_out=source.left_out)
+    summary = Summary(categories, order.on_top, source.classes.background, left_out=source.left_out)
+    summary.notes, summary.mistakes = list(source.notes), list(source.mistakes.lines)
     documents: dict[str, dict[str, list[Any]]] = {}
     for split in sorted(set(splits)):
         documents[split] = {"images": [], "annotations": [], "categories": categories.to_json()}
-    work = _Conversion(source, splits, folder, on_top)
+    work = _Conversion(source, splits, folder, order)
     results = in_order(work, workers, chunk=4)
     bar = tqdm(results, total=len(source.items), desc="convert", disable=not progress, leave=False)
     mistakes: list[Exception] = []
     for item, split, result in zip(source.items, splits, bar, strict=True):
+        if isinstance(result, Exception) and source.mistakes.are_skipped:
+            summary.mistakes.append(str(result))
+            summary.bad_images += 1
+            continue
         if isinstance(result, Exception):
             mistakes.append(result)
-            if len(mistakes) == MOST_MISTAKES:
+            if len(mistakes) == MAX_MISTAKES:
                 break
             continue
         _add(summary, item, split, result)
@@ -179,17 +230,23 @@ def _convert_all(
         raise mistakes[0]
     if mistakes:
         raise MistakesError([str(mistake) for mistake in mistakes], len(source.items))
+    for split, document in documents.items():
+        if not document["images"]:
+            raise ValueError(f"no image of the split {split!r} is left, the first mistake: {summary.mistakes[0]}")
     return summary, documents
 
 
 def _add(summary: Summary, item: Item, split: str, result: _Converted) -> None:
     summary.images[split] += 1
+    summary.empty[split] += not item.is_annotated
     for row in result.rows:
         (summary.crowds if row["iscrowd"] else summary.segments)[split, row["category_id"]] += 1
     for name, count in result.composition.items():
         setattr(summary, name, getattr(summary, name) + count)
     summary.skipped.update(result.skipped)
-    summary.turned += [item.path] * result.turned
+    summary.crowd_regions.update(result.crowd_regions)
+    summary.mistakes += result.mistakes
+    summary.rotated += [item.path] * result.rotated
     summary.undecided += [item.path] * result.undecided
 
 
@@ -197,21 +254,46 @@ def _png_name(item: Item) -> str:
     return str(PurePosixPath(item.name).with_suffix(".png"))
 
 
-def split_by_name(names: Sequence[str], share: float, seed: int) -> list[str]:
-    """Deals pictures out to `train` and `val`: the same names, share and seed give the same split anywhere.
+def split_by_name(names: Sequence[str], share: float, seed: int, group_by: str | None = None) -> list[str]:
+    """Assigns images to `train` and `val`: the same names, share and seed give the same split anywhere.
 
     Args:
-        names: of the pictures, in any order.
-        share: of the validation pictures, 0..1; both splits get at least one.
-        seed: another number, another split.
+        names: of the images, in any order.
+        share: of the validation images, 0..1; both splits get at least one group.
+        seed: another number gives another split.
+        group_by: regular expression. Images with the same match (of its first group, if it has one) stay together. An
+            image whose name does not match is a group of its own.
 
     Raises:
-        ValueError: fewer than two pictures, or the share is not between 0 and 1.
+        ValueError: fewer than two groups, no regular expression, or the share is not between 0 and 1.
     """
     if not 0 < share < 1:
         raise ValueError(f"--split-val {share}: expected a share between 0 and 1, for example 0.2")
-    if len(names) < 2:
-        raise ValueError(f"--split-val {share}: {len(names)} annotated picture, expected two or more")
-    by_hash = sorted(names, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())
-    held_out = set(by_hash[: min(len(names) - 1, max(1, round(share * len(names))))])
-    return ["val" if name in held_out else "train" for name in names]
+    groups: dict[str, list[int]] = {}
+    for index, name in enumerate(names):
+        groups.setdefault(_group(name, group_by) or name, []).append(index)
+    if group_by is not None and not any(_group(name, group_by) for name in names):
+        raise ValueError(f"--group-by {shown(group_by)}: no image name matches, the first is {shown(names[0])}")
+    if len(groups) < 2:
+        what = "annotated image" if group_by is None else f"group of images by --group-by {shown(group_by)}"
+        raise ValueError(f"--split-val {share}: {len(groups)} {what}, expected two or more")
+    by_hash = sorted(groups, key=lambda key: hashlib.sha256(f"{seed}/{key}".encode()).digest())
+    wanted = max(1, round(share * len(names)))
+    held_out: set[int] = set()
+    for key in by_hash[:-1]:
+        if held_out and len(held_out) + len(groups[key]) / 2 > wanted:
+            break
+        held_out.update(groups[key])
+    return ["val" if index in held_out else "train" for index in range(len(names))]
+
+
+def _group(name: str, group_by: str | None) -> str | None:
+    if group_by is None:
+        return None
+    try:
+        found = re.search(group_by, name)
+    except (re.error, RecursionError) as error:
+        raise ValueError(f"--group-by {shown(group_by)}: no regular expression ({error})") from None
+    if found is None:
+        return None
+    return found[1] if found.re.groups else found[0]

@@ -24,7 +24,9 @@ from upsnet.io.files import atomic_path, read_json
 from upsnet.io.images import open_image
 from upsnet.io.panoptic_json import image_files
 from upsnet.io.panoptic_png import read_panoptic_png
+from upsnet.json_values import whole_number
 from upsnet.ops.id_maps import rows_of_ids
+from upsnet.text import shown
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ def _read(png: Path, image: ImageFile, categories: CategorySet) -> tuple[npt.NDA
     path = png.with_suffix(".json")
     document = read_json(path)
     try:
-        segments = [{key: int(row[key]) for key in ("id", "category_id")} for row in document["segments_info"]]
+        segments = [{key: _whole(row[key]) for key in ("id", "category_id")} for row in document["segments_info"]]
         names = [str(row["category_name"]) for row in document["segments_info"]]
     except (KeyError, TypeError, ValueError):
         raise ValueError(
@@ -182,6 +184,13 @@ def _read(png: Path, image: ImageFile, categories: CategorySet) -> tuple[npt.NDA
             f"{png}: its segment ids differ from those in {path.name}; run `upsnet predict` on this image again"
         )
     return ids, segments
+
+
+def _whole(value: Any) -> int:
+    found = whole_number(value)
+    if found is None:
+        raise ValueError(f"{shown(value)}, expected a whole number")
+    return found
 
 
 def _label_png(ids: npt.NDArray[np.int32], segments: list[dict[str, int]]) -> bytes:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from upsnet.categories import CategorySet, known_categories
-from upsnet.io.images import open_image, read_image
+from upsnet.io.images import ValueRange, open_image, read_image
 from upsnet.io.panoptic_png import write_panoptic_png
 from upsnet.ops.id_maps import segment_geometry
 from upsnet.structures import Sample
@@ -123,6 +123,7 @@ class Cityscapes:
     Args:
         root: folder that holds `leftImg8bit` and `gtFine`.
         split: `train` or `val` (the public truth of `test` is void).
+        value_range: of images of more than 8 bits (`io.images.read_image`).
 
     Raises:
         FileNotFoundError: a folder, or the instanceIds of an image, is missing; the message says what to download.
@@ -130,7 +131,8 @@ class Cityscapes:
 
     categories: CategorySet
 
-    def __init__(self, root: Path, split: str) -> None:
+    def __init__(self, root: Path, split: str, value_range: ValueRange | None = None) -> None:
+        self.value_range = value_range
         self.categories = known_categories("cityscapes")
         self.images = list_images(root, split)
         truth = {image_id(path): path for path in list_truth(root, split)}
@@ -168,7 +170,8 @@ class Cityscapes:
             FileNotFoundError, ValueError: a file cannot be read, or the two have different sizes.
         """
         path = self.images[index]
-        image, truth = read_image(path, apply_exif=False), read_truth(self.truth[index])
+        image = read_image(path, apply_exif=False, value_range=self.value_range)
+        truth = read_truth(self.truth[index])
         if image.shape[:2] != truth.segment_map.shape:
             raise ValueError(
                 f"{path}: size {image.shape[:2]}, expected {truth.segment_map.shape} like {self.truth[index].name}"

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from upsnet.categories import CategorySet
-from upsnet.io.images import read_image
+from upsnet.io.images import ValueRange, read_image
 from upsnet.io.panoptic_json import PanopticJson
 from upsnet.structures import Sample
 
@@ -20,7 +19,7 @@ class CocoPanoptic:
         image_dir: folder of the pictures.
         annotation_file: COCO-panoptic JSON.
         panoptic_dir: folder of the PNGs; by default the JSON's path without `.json`.
-        categories: the model's classes, which give the order of the channels; by default the JSON's.
+        value_range: of images of more than 8 bits (`io.images.read_image`).
 
     Raises:
         FileNotFoundError, ValueError: naming the file, see `PanopticJson`.
@@ -31,14 +30,11 @@ class CocoPanoptic:
         image_dir: Path,
         annotation_file: Path,
         panoptic_dir: Path | None = None,
-        categories: CategorySet | None = None,
+        value_range: ValueRange | None = None,
     ) -> None:
+        self.value_range = value_range
         self.truth = PanopticJson(annotation_file, panoptic_dir)
-        own = self.truth.categories
-        self.categories = own if categories is None else categories
-        self.categories.require(own, source=str(annotation_file))
-        # the same classes, in the model's order
-        self.channels = np.array([self.categories.channels[category.id] for category in own.categories])
+        self.categories = self.truth.categories
         self.image_dir = image_dir
         self.pictures = np.array([self.truth.images.position(image_id) for image_id in self.truth.annotations])
         if not image_dir.is_dir():
@@ -64,7 +60,7 @@ class CocoPanoptic:
 
     def classes(self, index: int) -> npt.NDArray[np.int64]:
         """Semantic channels of an image's segments, from the JSON."""
-        return self.channels[self.truth.annotations.at(index).classes]
+        return self.truth.annotations.at(index).classes.copy()
 
     def __getitem__(self, index: int) -> Sample:
         return self.read(index)
@@ -78,10 +74,11 @@ class CocoPanoptic:
         """
         index = range(len(self))[index]  # -1 is the last, too
         file_name, annotation = self.file_name(index), self.truth.annotations.at(index)
-        image = read_image(self.image_dir / file_name, apply_exif=False, reduction=reduction)
+        path = self.image_dir / file_name
+        image = read_image(path, apply_exif=False, reduction=reduction, value_range=self.value_range)
         segment_map = self.truth.map_of(annotation)
         size, reduced = segment_map.shape, tuple(-(-side // reduction) for side in segment_map.shape)
         if image.shape[:2] not in (size, reduced):
             raise ValueError(f"{self.image_dir / file_name}: size {image.shape[:2]}, expected {size} like its PNG")
-        classes, image_id = self.channels[annotation.classes], self.truth.annotations.id_at(index)
-        return Sample(image, segment_map, classes, annotation.is_crowd.copy(), image_id, file_name)
+        image_id = self.truth.annotations.id_at(index)
+        return Sample(image, segment_map, annotation.classes.copy(), annotation.is_crowd.copy(), image_id, file_name)

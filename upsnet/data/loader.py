@@ -9,20 +9,24 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from upsnet.categories import IGNORE_LABEL, CategorySet, known_categories
-from upsnet.config import AugmentConfig, CityscapesConfig, DataConfig, ShapesConfig, Source
+from upsnet.categories.edits import edit_categories
+from upsnet.config import AugmentConfig, CityscapesConfig, CocoConfig, DataConfig, ShapesConfig, Source
 from upsnet.data import transforms as T
 from upsnet.data.cityscapes import Cityscapes
 from upsnet.data.coco import CocoPanoptic
+from upsnet.data.edited import EditedClasses
 from upsnet.data.reading import Batches, BeingRead, Item, TrainingItems, WholeItems
 from upsnet.data.reading import PanopticDataset as PanopticDataset
 from upsnet.data.sampler import BatchSampler, repeat_factors
 from upsnet.data.shapes import Shapes
 from upsnet.data.targets import make_target
+from upsnet.io.images import ValueRange
 from upsnet.io.parallel import quiet_worker
 from upsnet.ops.sizes import MULTIPLES_OF_32, InputForm
 from upsnet.structures import PanopticBatch, PanopticTarget, Sample
@@ -35,45 +39,80 @@ def data_root() -> Path:
     return Path(os.environ.get(DATA_ROOT) or "datasets")
 
 
-def open_dataset(config: Source, categories: CategorySet | None = None) -> PanopticDataset:
-    """Opens a data set.
+def open_dataset(config: DataConfig, split: str, categories: CategorySet | None = None) -> PanopticDataset:
+    """Opens a data set with the classes of the model. Classes are matched by name; ids and order may differ.
 
     Args:
-        config: `data.train` or `data.val`.
-        categories: the classes it must have; by default its own.
+        config: the `data` section.
+        split: `train` or `val`.
+        categories: the classes of the model; by default `model_categories`, else those of the data set.
 
     Raises:
-        FileNotFoundError, ValueError: naming the file, or the category that differs.
+        FileNotFoundError, ValueError: naming the file, or the class that differs.
     """
-    if isinstance(config, ShapesConfig):
-        dataset: PanopticDataset = Shapes(config.num_images, config.image_size, config.seed)
-    elif isinstance(config, CityscapesConfig):
-        dataset = Cityscapes(data_root() / config.root, config.split)
-    else:
-        root = data_root()
-        panoptic_dir = root / config.panoptic_dir if config.panoptic_dir else None
-        dataset = CocoPanoptic(root / config.image_dir, root / config.annotation_file, panoptic_dir, categories)
-    if categories is not None:
-        categories.require(dataset.categories, source=config.format)
-        if categories.channels != dataset.categories.channels:
-            raise ValueError(
-                f"{config.format}: the model has these classes in another order, expected the data set's own"
-            )
-    return dataset
+    source, edits = getattr(config, split), config.classes.edits()
+    dataset = _open(source, config.value_range)
+    name = _name_of(source)
+    if categories is None:
+        own = configured_categories(config)
+        if own is not None:
+            own.require_names(dataset.categories, source=name)
+        categories = edit_categories(own or dataset.categories, edits, source=name)
+    if edits.changes_anything:
+        return EditedClasses(dataset, categories, edits, name=name)
+    categories.require_names(dataset.categories, source=name)
+    if categories == dataset.categories:
+        return dataset
+    return EditedClasses(dataset, categories, edits, name=name)
 
 
-def open_train_dataset(config: DataConfig, categories: CategorySet | None = None) -> PanopticDataset:
-    """Opens the training data; its classes must be `categories`, or those of `data.categories`, where given."""
-    return open_dataset(config.train, categories or configured_categories(config))
+def _open(source: Source, value_range: ValueRange | None) -> PanopticDataset:
+    """A data set with its own classes."""
+    root = data_root()
+    if isinstance(source, ShapesConfig):
+        return Shapes(source.num_images, source.image_size, source.seed)
+    if isinstance(source, CityscapesConfig):
+        return Cityscapes(root / source.root, source.split, value_range)
+    panoptic_dir = root / source.panoptic_dir if source.panoptic_dir else None
+    return CocoPanoptic(root / source.image_dir, root / source.annotation_file, panoptic_dir, value_range)
+
+
+def coco_of(dataset: PanopticDataset) -> CocoPanoptic | None:
+    """The reader of the COCO layout, if a data set is read by it, whatever the changes to its classes."""
+    source = dataset.source if isinstance(dataset, EditedClasses) else dataset
+    return source if isinstance(source, CocoPanoptic) else None
+
+
+def listed_classes(dataset: PanopticDataset, index: int) -> npt.NDArray[np.int64]:
+    """Semantic channels of the segments of an image without reading it; empty if no JSON lists them."""
+    if coco_of(dataset) is None:
+        return np.zeros(0, dtype=np.int64)
+    return dataset.classes(index)  # type: ignore[attr-defined]
+
+
+def _name_of(source: Source) -> str:
+    return str(data_root() / source.annotation_file) if isinstance(source, CocoConfig) else source.format
 
 
 def configured_categories(config: DataConfig) -> CategorySet | None:
-    """The classes of `data.categories`."""
+    """The classes of `data.categories`, before the changes of `data.classes`."""
     if config.categories is None:
         return None
     if isinstance(config.categories, str):
         return known_categories(config.categories)
     return CategorySet.from_json([row.model_dump() for row in config.categories], source="data.categories")
+
+
+def model_categories(config: DataConfig) -> CategorySet:
+    """The classes of a model for this data: `data.categories`, else those of the training data, with the changes.
+
+    Raises:
+        FileNotFoundError, ValueError: as `open_dataset`.
+    """
+    own = configured_categories(config)
+    if own is None:
+        return open_dataset(config, "train").categories
+    return edit_categories(own, config.classes.edits(), source="data.categories")
 
 
 def build_augmentation(config: AugmentConfig) -> T.Augmentation:
@@ -172,16 +211,16 @@ def train_loader(
 
 
 def _factors(dataset: PanopticDataset, threshold: float) -> np.ndarray:
-    if not isinstance(dataset, CocoPanoptic):
+    if coco_of(dataset) is None:
         raise ValueError("data.repeat_threshold needs classes that a JSON lists, expected data.train.format=coco")
-    return repeat_factors([dataset.classes(i) for i in range(len(dataset))], len(dataset.categories), threshold)
+    return repeat_factors([listed_classes(dataset, i) for i in range(len(dataset))], len(dataset.categories), threshold)
 
 
 class InferenceInput:
     """Turns images into the network's input: resize to the configured sides, pad, batch.
 
     Args:
-        config: `test_short_side`, `test_max_side` and `size_divisor` count.
+        config: `test_short_side`, `test_max_side`, `size_divisor` and `value_range` count.
         form: of the architecture.
         network_size: (H, W) that every batch is padded to; larger images are shrunk to it. None: as small as possible.
         min_side: pixels a side that a batch is padded to at least, otherwise.
@@ -197,6 +236,7 @@ class InferenceInput:
         self.form, self.network_size, self.min_side, self.divisor = form, network_size, min_side, config.size_divisor
         self.short_side = None if form.resizes_images else config.test_short_side
         self.max_side, self.max_pixels = config.test_max_side, config.max_network_pixels
+        self.value_range = config.value_range
 
     def network_size_of(self, size: tuple[int, int]) -> tuple[int, int]:
         """(H, W) at which the network works on an image of `size` = (H, W)."""
