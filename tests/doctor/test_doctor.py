@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.doctor.planted import CAT, CATEGORIES, FAULTS, SKY, as_palette, json_of, png, scene, write_set
+from tests.doctor.planted import CAT, CATEGORIES, FAULTS, SKY, as_palette, in_segment, json_of, png, scene, write_set
 from upsnet.categories import CategorySet
 from upsnet.data.coco import CocoPanoptic
 from upsnet.data.shapes import Shapes
@@ -203,14 +203,76 @@ def test_repairs_leave_the_pixels_that_were_right(root, tmp_path):
 
 
 def test_a_category_row_that_is_merely_wrong_costs_no_segment(root, tmp_path):
-    """`isthing: "1"`: nobody knows what the segments are, so no copy is made that lacks them."""
+    """`isthing: "yes"`: nobody knows what the segments are, so no copy is made that lacks them."""
     path = json_of(root, "train")
     document = json.loads(path.read_text())
-    document["categories"][-1]["isthing"] = str(document["categories"][-1]["isthing"])
+    document["categories"][-1]["isthing"] = "yes"
     path.write_text(json.dumps(document))
-    with pytest.raises(ValueError, match=r"--fix: .*isthing='1', expected 0 or 1; correct them first"):
+    with pytest.raises(ValueError, match=r"--fix: .*isthing='yes', expected 0 or 1; correct them first"):
         repair(examine(root), tmp_path / "fixed")
     assert not (tmp_path / "fixed").exists()
+
+
+def as_texts(value):
+    """A copy in which every whole number is a text."""
+    if isinstance(value, dict):
+        return {key: as_texts(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [as_texts(inner) for inner in value]
+    return str(value) if isinstance(value, int) else value
+
+
+def as_fractions(value):
+    """A copy in which every whole number is a fraction, as pandas writes them."""
+    return json.loads(json.dumps(value), parse_int=float)
+
+
+def with_mixed_ids(document):
+    """A copy whose annotations write the ids of images as texts."""
+    return {**document, "annotations": [{**row, "image_id": str(row["image_id"])} for row in document["annotations"]]}
+
+
+@pytest.mark.parametrize("change", [as_texts, as_fractions, with_mixed_ids])
+def test_numbers_in_any_form_are_no_fault_and_the_copy_has_plain_ones(root, tmp_path, change):
+    for split in ("train", "val"):
+        path = json_of(root, split)
+        path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    diagnosis = examine(root)
+    assert not found(diagnosis)
+    assert repair(diagnosis, tmp_path / "fixed") == []
+    copied = json.loads(json_of(tmp_path / "fixed").read_text())
+    for row in copied["images"]:
+        assert [type(row[key]) for key in ("height", "width")] == [int, int]
+    for row in copied["categories"]:
+        assert [type(row[key]) for key in ("id", "isthing")] == [int, int]
+    assert copied["annotations"][0]["segments_info"] == scene()[1]
+    before, after = (CocoPanoptic(folder / "train", json_of(folder)) for folder in (root, tmp_path / "fixed"))
+    for index in range(len(before)):
+        np.testing.assert_array_equal(before[index].segment_map, after[index].segment_map)
+        np.testing.assert_array_equal(before[index].classes, after[index].classes)
+
+
+def test_a_crowd_flag_that_means_nothing_is_found_and_no_copy_guesses_it(root, tmp_path):
+    in_segment(iscrowd="maybe")(root)
+    diagnosis = examine(root)
+    assert found(diagnosis) == {"segment-crowd"}
+    message = (
+        r"--fix: .*panoptic_train\.json: 0\.png \(iscrowd 'maybe' of segment 5, expected 0 or 1\); correct it first"
+    )
+    with pytest.raises(ValueError, match=message):
+        repair(diagnosis, tmp_path / "fixed")
+    assert not (tmp_path / "fixed").exists()
+    with pytest.raises(ValueError, match="iscrowd 'maybe' of segment 5, expected 0 or 1"):
+        CocoPanoptic(root / "train", json_of(root))
+
+
+def test_a_crowd_flag_as_text_is_one(root, tmp_path):
+    in_segment(iscrowd="1")(root)
+    diagnosis = examine(root)
+    assert not found(diagnosis)
+    repair(diagnosis, tmp_path / "fixed")
+    copied = json.loads(json_of(tmp_path / "fixed").read_text())
+    assert copied["annotations"][0]["segments_info"][2]["iscrowd"] == 1
 
 
 def test_two_images_that_name_one_png_get_a_png_each(root, tmp_path):

@@ -13,7 +13,7 @@ import torch
 
 from upsnet.config import AugmentConfig, CocoConfig, Config, DataConfig
 from upsnet.data.coco import CocoPanoptic
-from upsnet.data.loader import PanopticDataset, configured_categories, data_root, open_dataset
+from upsnet.data.loader import PanopticDataset, coco_of, configured_categories, data_root, open_dataset
 from upsnet.data.transforms import fit_size
 from upsnet.doctor.coco_files import CocoFiles, read_coco
 from upsnet.doctor.diagnosis import Diagnosis, Source, diagnose
@@ -46,7 +46,7 @@ def examine(config: Config, splits: Sequence[str], *, workers: int | None = None
             png_dir = root / source.panoptic_dir if source.panoptic_dir else None
             data = read_coco(root / source.annotation_file, root / source.image_dir, png_dir)
         else:
-            data = open_dataset(source)
+            data = open_dataset(config.data, name)
         sources[name] = Source(data, use_of(config, name))
     same = len(splits) == 2 and config.data.train == config.data.val
     return diagnose(sources, expected=expected, same_data=same, workers=workers, progress=progress)
@@ -79,13 +79,13 @@ def _first_look(config: Config, train_set: PanopticDataset, val_set: PanopticDat
     warnings = []
     present: dict[str, set[int]] = {}
     for name, dataset in (("train", train_set), ("val", val_set)):
-        if isinstance(dataset, CocoPanoptic):
-            _require_files(dataset)
+        if (reader := coco_of(dataset)) is not None:
+            _require_files(reader)
         wanted = np.linspace(0, len(dataset) - 1, min(SAMPLED, len(dataset))).round().astype(int).tolist()
         samples = {index: dataset[index] for index in wanted}
         if isinstance(dataset, CocoPanoptic):
             rows = [dataset.truth.segments(image_id) for image_id in dataset.image_ids]
-            tables = [(dataset.channels[classes], is_crowd) for classes, is_crowd in rows]
+            tables = list(rows)
         else:
             tables = [(sample.classes, sample.is_crowd) for sample in samples.values()]
         if len(tables) == len(dataset):
@@ -158,6 +158,7 @@ def use_of(config: Config, split: str) -> Use:
         limits.negative_iou,
         limits.max_detections if split == "val" else None,
         limits.train_slots if split == "train" else None,
+        data.value_range,
     )
 
 

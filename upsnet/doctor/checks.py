@@ -26,7 +26,7 @@ CHECKS = {
     check.name: check
     for check in (
         # the JSON
-        Check("json-row", "error", "a row of the JSON lacks fields that it must have", FIX + "without it"),
+        Check("json-row", "error", "a row of the JSON lacks a field, or a field has a wrong value", FIX + "without it"),
         Check(
             "category-field",
             "error",
@@ -53,8 +53,11 @@ CHECKS = {
         Check("png-named-twice", "error", "several annotations name one PNG", FIX + "with a PNG for each"),
         Check("annotation-without-image", "error", "an annotation is of an image not in `images`", FIX + "without it"),
         Check("image-without-annotation", "warning", "an image has no annotation, it is skipped", "annotate it"),
-        Check("segment-id", "error", "a segment id stands twice, or is not 1 to 2^24 - 1", FIX + "without the segment"),
+        Check(
+            "segment-id", "error", "a segment id appears twice, or is not 1 to 2^24 - 1", FIX + "without the segment"
+        ),
         Check("segment-category", "error", "a segment has a category that is not listed", FIX + "with void there"),
+        Check("segment-crowd", "error", "a segment has an iscrowd that is neither 0 nor 1", "write 0 or 1 in the JSON"),
         # files
         Check("picture-missing", "error", "a picture is not there", "restore it; " + FIX + "without it"),
         Check("picture-unreadable", "error", "a picture is damaged or of no kind", "replace it; " + FIX + "without it"),
@@ -70,6 +73,18 @@ CHECKS = {
             "exif-rotated", "error", "the id PNG fits the picture only as EXIF turns it", FIX + "with it stored upright"
         ),
         Check("exif-orientation", "info", "EXIF would turn the picture; it is read as stored", "look at the overlays"),
+        Check(
+            "value-range-missing",
+            "error",
+            "an image has negative values, fractions, or values above 65535",
+            "set data.value_range to the values that become black and white; the brackets hold those of all images",
+        ),
+        Check(
+            "value-range-part",
+            "warning",
+            "an image of more than 8 bits uses a part of 16 bits: training may see it dark",
+            "set data.value_range to the range in brackets, which holds the values of all images",
+        ),
         Check("picture-mode", "info", "a picture is not 8-bit RGB, it is converted on reading", "nothing to do"),
         # ids and segments
         Check("id-not-in-json", "error", "ids of the PNG are not in the JSON", FIX + "with void there"),

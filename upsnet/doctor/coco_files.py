@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -11,14 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from upsnet.categories import CategorySet
+from upsnet.categories import Category, CategorySet
 from upsnet.doctor.checks import Problem
-from upsnet.io.annotation import Annotation, ImageFile, SegmentColumns, pack_segments, require_panoptic
-from upsnet.io.files import name_fault, read_json
-from upsnet.io.panoptic_json import image_faults
-from upsnet.io.panoptic_png import MAX_ID
+from upsnet.io.annotation import Annotation, ImageFile, SegmentColumns, pack_segments, require_panoptic, segment_faults
+from upsnet.io.files import read_json
+from upsnet.io.panoptic_json import read_annotation_row, read_image_row
+from upsnet.json_values import ImageId, image_id, match_image_ids, number
+from upsnet.text import shown
 
-ImageId = int | str
 BOXES = "boxes"
 
 
@@ -33,7 +32,7 @@ class CocoFiles:
             nothing or nonsense.
         problems: what was found in the JSON.
         png_names: of the annotations.
-        usable_categories: numbers of the rows of `categories` that can be used.
+        usable_categories: the rows of `categories` that can be used, by their numbers.
     """
 
     json_path: Path
@@ -45,7 +44,7 @@ class CocoFiles:
     boxes: dict[ImageId, npt.NDArray[np.float32]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     png_names: set[str] = field(default_factory=set)
-    usable_categories: set[int] = field(default_factory=set)
+    usable_categories: dict[int, Category] = field(default_factory=dict)
 
     @property
     def num_skipped(self) -> int:
@@ -77,8 +76,7 @@ def read_coco(json_path: Path, image_dir: Path, png_dir: Path | None = None) -> 
     categories, usable = _categories(document["categories"], json_path, problems)
     files = CocoFiles(json_path, image_dir, png_dir, categories, problems=problems, usable_categories=usable)
     _read_images(document["images"], files)
-    for row in document["annotations"]:
-        _read_annotation(row, files)
+    _read_annotations(document["annotations"], files)
     lacking = [image.file_name for key, image in files.images.items() if key not in files.annotations]
     problems += [Problem("image-without-annotation", name) for name in lacking]
     return files
@@ -94,79 +92,92 @@ def pack_with_boxes(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _box(value: Any) -> list[float]:
-    if isinstance(value, list) and len(value) == 4 and all(isinstance(v, int | float) for v in value):
-        return [v if abs(v) < 1e9 else float("nan") for v in value]
+    if isinstance(value, list) and len(value) == 4:
+        sides: list[Any] = value if {*map(type, value)} <= {int, float} else [number(side) for side in value]
+        if None not in sides:
+            return [side if abs(side) < 1e9 else float("nan") for side in sides]
     return [float("nan")] * 4
 
 
-def _categories(rows: list[Any], source: Path, problems: list[Problem]) -> tuple[CategorySet, set[int]]:
-    """The rows that can be used, the first of each id and name, and their numbers."""
+def _categories(rows: list[Any], source: Path, problems: list[Problem]) -> tuple[CategorySet, dict[int, Category]]:
+    """The rows that can be used, the first of each id and name, and the same by their numbers."""
     usable: list[dict[str, Any]] = []
-    numbers: set[int] = set()
-    for number, row in enumerate(rows):
+    found: dict[int, Category] = {}
+    for index, row in enumerate(rows):
         try:
             category = CategorySet.from_json([row], source="category")[0]
         except (ValueError, TypeError, AttributeError) as error:
             text = str(error).removeprefix("category: ")
-            problems.append(Problem("category-field", source.name, f"row {number}: {text}"))
+            problems.append(Problem("category-field", source.name, f"row {index}: {text}"))
             continue
-        twice = [key for key in ("id", "name") if any(getattr(category, key) == other[key] for other in usable)]
+        twice = [key for key in ("id", "name") if getattr(category, key) in [getattr(c, key) for c in found.values()]]
         problems += [Problem(f"category-{key}-twice", source.name, f"{getattr(category, key)!r}") for key in twice]
         if not twice:
-            usable.append({**row, "id": category.id, "name": category.name})
-            numbers.add(number)
-    return CategorySet.from_json(usable, source=str(source)), numbers
+            usable.append(row)
+            found[index] = category
+    return CategorySet.from_json(usable, source=str(source)), found
 
 
 def _read_images(rows: list[Any], files: CocoFiles) -> None:
-    for number, row in enumerate(rows):
+    for index, row in enumerate(rows):
         values = row if isinstance(row, dict) else {}
-        if faults := image_faults(values):
-            name = str(values.get("file_name", f"image {number}"))
-            files.problems.append(Problem("json-row", name, f"image {'; '.join(faults)}"))
+        try:
+            key, image = read_image_row(values)
+        except ValueError as error:
+            name = str(values.get("file_name", f"image {index}"))
+            files.problems.append(Problem("json-row", name, f"image {error}"))
             continue
-        if values["id"] in files.images:
-            files.problems.append(Problem("image-id-twice", values["file_name"], f"id {values['id']}"))
-        files.images[values["id"]] = ImageFile(values["file_name"], values["height"], values["width"])
+        if key in files.images:
+            files.problems.append(Problem("image-id-twice", image.file_name, f"id {key}"))
+        files.images[key] = image
 
 
-def _read_annotation(row: Any, files: CocoFiles) -> None:
-    values = row if isinstance(row, dict) else {}
-    key, name, columns = values.get("image_id"), values.get("file_name"), values.get("segments_info")
-    if (
-        not isinstance(key, int | str)
-        or not isinstance(name, str)
-        or name_fault(name) is not None
-        or not isinstance(columns, SegmentColumns)
-    ):
-        text = "annotation lacks image_id, file_name or segments_info"
-        files.problems.append(Problem("json-row", str(name or f"annotation of {key}"), text))
-    elif key not in files.images:
-        files.problems.append(Problem("annotation-without-image", name, f"image_id {key}"))
-    elif key in files.annotations:
-        files.problems.append(Problem("annotation-twice", name, f"image_id {key}"))
-    else:
-        if name in files.png_names:
-            files.problems.append(Problem("png-named-twice", name, f"image_id {key}"))
-        files.png_names.add(name)
-        good = list(_good_ids(name, columns, files))
-        channels = [files.categories.channels.get(columns.categories[at]) for at in good]
-        boxes = np.array(values[BOXES], dtype=np.float32).reshape(-1, 4)[good]
-        files.annotations[key] = Annotation.of(name, columns.take(good), channels)
-        files.boxes[key] = boxes[[channel is not None for channel in channels]]
-
-
-def _good_ids(name: str, columns: SegmentColumns, files: CocoFiles) -> Iterator[int]:
-    """Which segments have an id of their own; what else is wrong with a segment is noted."""
-    seen = set()
-    for at, (number, category) in enumerate(zip(columns.ids, columns.categories, strict=True)):
-        if not isinstance(number, int) or not 0 < number <= MAX_ID or number in seen:
-            files.problems.append(Problem("segment-id", name, f"id {number}"))
+def _read_annotations(rows: list[Any], files: CocoFiles) -> None:
+    ids = [image_id(row.get("image_id")) if isinstance(row, dict) else None for row in rows]
+    matched = match_image_ids((given for given in ids if given is not None), files.images)
+    for row, given in zip(rows, ids, strict=True):
+        values = row if isinstance(row, dict) else {}
+        try:
+            name, columns = read_annotation_row(values)
+            if given is None:
+                raise ValueError(f"has image_id {shown(values.get('image_id'))}, expected a whole number or a text")
+        except ValueError as error:
+            name = str(values.get("file_name") or f"annotation of {shown(values.get('image_id'))}")
+            files.problems.append(Problem("json-row", name, f"annotation {error}"))
             continue
-        seen.add(number)
-        if category not in files.categories.channels:
-            files.problems.append(Problem("segment-category", name, f"segment {number}: category_id {category}"))
-        yield at
+        key, detail = matched.get(given), f"image_id {shown(given)}"
+        if key is None:
+            files.problems.append(Problem("annotation-without-image", name, detail))
+        elif key in files.annotations:
+            files.problems.append(Problem("annotation-twice", name, detail))
+        else:
+            if name in files.png_names:
+                files.problems.append(Problem("png-named-twice", name, detail))
+            files.png_names.add(name)
+            _add(key, name, columns, np.array(values[BOXES], dtype=np.float32).reshape(-1, 4), files)
+
+
+def _add(key: ImageId, name: str, columns: SegmentColumns, boxes: npt.NDArray[np.float32], files: CocoFiles) -> None:
+    """Adds the annotation of an image, without segments that have no id of their own."""
+    good = _good_rows(name, columns, files)
+    columns = columns.take(good)
+    channels = [files.categories.channels.get(category) for category in columns.categories]
+    files.annotations[key] = Annotation.of(name, columns, channels)
+    files.boxes[key] = boxes[good][[channel is not None for channel in channels]]
+
+
+CHECK_OF_KEY = {"id": "segment-id", "category_id": "segment-category", "iscrowd": "segment-crowd"}
+"""A score is not checked, because a ground truth needs none."""
+
+
+def _good_rows(name: str, columns: SegmentColumns, files: CocoFiles) -> list[int]:
+    """The rows of the segments that have an id of their own; notes what is wrong with any segment."""
+    faults = segment_faults(columns, files.categories.channels)
+    files.problems += [
+        Problem(CHECK_OF_KEY[fault.key], name, fault.text) for fault in faults if fault.key in CHECK_OF_KEY
+    ]
+    without_id = {fault.at for fault in faults if fault.key == "id"}
+    return [at for at in range(len(columns.ids)) if at not in without_id]
 
 
 def category_differences(expected: CategorySet, found: CategorySet) -> list[str]:

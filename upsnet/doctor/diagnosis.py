@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from upsnet.doctor.coco_files import CocoFiles, category_differences, unnamed_fi
 from upsnet.doctor.duplicates import Twins, find_twins
 from upsnet.doctor.images import CocoExaminer, Examiner, ImageFacts, PanopticDataset, SampleExaminer
 from upsnet.doctor.segments import Segments, Use
-from upsnet.doctor.statistics import anchor_coverage, class_balance, instance_sizes, size_histogram
+from upsnet.doctor.statistics import anchor_coverage, class_balance, instance_sizes, size_histogram, void_share
+from upsnet.io.images import ValueLimits
 from upsnet.io.parallel import in_order
 from upsnet.ops import id_maps, pieces
 
@@ -58,6 +60,12 @@ class Split:
         """Of the images that can be used."""
         return [facts.segments for facts in self.facts if facts.segments is not None]
 
+    @property
+    def void(self) -> float:
+        """Share of the pixels of these images that belong to no segment."""
+        sizes = [facts.size for facts in self.facts if facts.segments is not None and facts.size is not None]
+        return void_share(self.segments, sizes)
+
 
 @dataclass
 class Diagnosis:
@@ -91,6 +99,7 @@ class Diagnosis:
                     "segments": sum(len(one.channels) for one in split.segments),
                     "instances": len(sizes[split.name]),
                     "instance_sizes": size_histogram(sizes[split.name]),
+                    "void": split.void,
                     "anchors": self.anchors[split.name],
                 }
                 for split in self.splits
@@ -129,11 +138,28 @@ def diagnose(
             findings.add(name, [Problem("categories-differ", line)])
     for name, problem in unnamed_files({n: s.data for n, s in sources.items() if isinstance(s.data, CocoFiles)}):
         findings.add(name, [problem])
+    _value_ranges(splits, findings)
     _unseen_classes(splits, findings)
     anchors = {split.name: _anchors(split, findings) for split in splits}
     if same_data:
         findings.add(splits[-1].name, [Problem("same-data", splits[-1].name)])
     return Diagnosis(splits, findings, _twins(splits[:1] if same_data else splits, findings), anchors)
+
+
+def _value_ranges(splits: Sequence[Split], findings: Findings) -> None:
+    """Adds what images of more than 8 bits need, with the `data.value_range` that suits those of all splits."""
+    deep = [(split, facts, facts.limits) for split in splits for facts in split.facts if facts.limits is not None]
+    if not deep:
+        return
+    proposal = reduce(ValueLimits.union, (limits for _, _, limits in deep)).proposal()
+    text = f"all images [{', '.join(f'{value:.10g}' for value in proposal)}]"
+    for split, facts, limits in deep:
+        if split.source.use.value_range is not None or (limits.are_16_bits and proposal == [0, 65535]):
+            problem = Problem("picture-mode", facts.name, "more than 8 bits")
+        else:
+            check = "value-range-part" if limits.are_16_bits else "value-range-missing"
+            problem = Problem(check, facts.name, f"{limits}; {text}")
+        findings.add(split.name, [problem], of=len(split.facts))
 
 
 def _unseen_classes(splits: Sequence[Split], findings: Findings) -> None:

@@ -12,7 +12,17 @@ import numpy as np
 import numpy.typing as npt
 
 from upsnet.doctor.checks import Problem
-from upsnet.io.images import exif_orientation, open_image, to_rgb
+from upsnet.io.images import (
+    ValueLimits,
+    ValueRange,
+    ValueRangeError,
+    Values,
+    deep_values,
+    exif_orientation,
+    open_image,
+    to_8_bits,
+    to_rgb,
+)
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -28,12 +38,14 @@ class Picture(NamedTuple):
         orientation: of EXIF, 1 to 8; 1 is upright, 5 to 8 swap height and width.
         thumbnail: uint8 [16, 16], grey.
         digest: 8 bytes that equal pictures of equal format share; different ones may, too: JPEG is read at a fraction.
+        limits: of the values of an image of more than 8 bits.
     """
 
     size: tuple[int, int]
     orientation: int
     thumbnail: Pixels
     digest: bytes
+    limits: ValueLimits | None = None
 
     @property
     def upright_size(self) -> tuple[int, int]:
@@ -41,35 +53,55 @@ class Picture(NamedTuple):
         return self.size[::-1] if self.orientation >= 5 else self.size
 
 
-def examine_picture(path: Path, name: str, problems: list[Problem]) -> Picture | None:
+def examine_picture(
+    path: Path, name: str, problems: list[Problem], value_range: ValueRange | None = None
+) -> Picture | None:
     """Decodes a picture to its end, JPEG at down to an eighth of its size; None if that fails.
 
     Args:
         path: the file.
         name: what problems call it.
         problems: takes what is found.
+        value_range: `data.value_range`.
     """
     try:
         with open_image(path) as image:
+            values = deep_values(image)  # asked first, see there
             width, height = image.size
             orientation = exif_orientation(image)
-            mode, bands = image.mode, len(image.getbands())
+            mode = image.mode
             if image.format in ("JPEG", "MPO") and mode in ("RGB", "L"):
                 image.draft("L", (2 * THUMBNAIL, 2 * THUMBNAIL))
                 image.load()  # refuses a file that ends too early
                 pixels = np.asarray(image)
             else:
-                pixels = to_rgb(image)
+                pixels = to_rgb(image) if values is None else _shown(values, value_range)
     except FileNotFoundError:
         problems.append(Problem("picture-missing", name))
         return None
     except (OSError, ValueError) as error:
         problems.append(Problem("picture-unreadable", name, reason(error, path)))
         return None
-    if mode != "RGB":
-        kind = {"P": "palette", "L": "grey", "1": "black and white"}.get(mode, "16 bits" if bands == 1 else mode)
+    if mode != "RGB" and values is None:
+        kind = {"P": "palette", "L": "grey", "1": "black and white"}.get(mode, mode)
         problems.append(Problem("picture-mode", name, kind))
-    return Picture((height, width), orientation, *fingerprint(pixels))
+    limits = None if values is None else ValueLimits.of(values)
+    return Picture((height, width), orientation, *fingerprint(pixels), limits)
+
+
+def read_picture(path: Path, value_range: ValueRange | None) -> Pixels:
+    """uint8 RGB [H, W, 3] as stored; values that need a `data.value_range` and have none are shown from low to high."""
+    with open_image(path) as image:
+        values = deep_values(image)
+        return to_rgb(image) if values is None else _shown(values, value_range)
+
+
+def _shown(values: Values, value_range: ValueRange | None) -> Pixels:
+    try:
+        return to_8_bits(values, value_range, name="")
+    except ValueRangeError:
+        low, high = ValueLimits.of(values).proposal()
+        return to_8_bits(np.nan_to_num(values), (low, high), name="")
 
 
 def fingerprint(pixels: Pixels) -> tuple[Pixels, bytes]:

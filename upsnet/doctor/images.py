@@ -12,10 +12,10 @@ import numpy.typing as npt
 from upsnet.categories import CategorySet
 from upsnet.doctor.checks import Problem
 from upsnet.doctor.coco_files import CocoFiles
-from upsnet.doctor.image_files import Pixels, examine_picture, fingerprint, reason
+from upsnet.doctor.image_files import Pixels, examine_picture, fingerprint, read_picture, reason
 from upsnet.doctor.segments import Segments, Size, Use, examine_segments, measure
 from upsnet.io.annotation import Annotation
-from upsnet.io.images import read_image
+from upsnet.io.images import ValueLimits
 from upsnet.io.panoptic_png import HEADER, SIGNATURE, read_panoptic_png
 from upsnet.ops.id_maps import rows_of_ids
 from upsnet.structures import Sample
@@ -38,6 +38,7 @@ class ImageFacts:
         size: (H, W) of the map, None if it cannot be used.
         segments: those with pixels, None likewise.
         thumbnail, digest: of the picture (`pictures.Picture`), None if it cannot be read.
+        limits: of the picture's values, if it has more than 8 bits (COCO layout).
         measured: int32 [n, 5], area and box of each segment that the JSON names, in its order (COCO layout).
     """
 
@@ -47,6 +48,7 @@ class ImageFacts:
     segments: Segments | None = None
     thumbnail: Pixels | None = None
     digest: bytes | None = None
+    limits: ValueLimits | None = None
     measured: npt.NDArray[np.int32] | None = None
 
     @property
@@ -144,7 +146,7 @@ class CocoExaminer:
 
     def picture(self, index: int) -> Pixels:
         """The whole picture, as stored."""
-        return read_image(self._picture(index), apply_exif=False)
+        return read_picture(self._picture(index), self.use.value_range)
 
     def sample(self, index: int) -> Sample:
         """With void where an id is unknown."""
@@ -163,9 +165,9 @@ class CocoExaminer:
         row = self.files.images[self.ids[index]]
         annotation = self.files.annotations[self.ids[index]]
         facts = ImageFacts(row.file_name)
-        picture = examine_picture(self._picture(index), row.file_name, facts.problems)
+        picture = examine_picture(self._picture(index), row.file_name, facts.problems, self.use.value_range)
         if picture is not None:
-            facts.thumbnail, facts.digest = picture.thumbnail, picture.digest
+            facts.thumbnail, facts.digest, facts.limits = picture.thumbnail, picture.digest, picture.limits
         ids = read_ids(self.files.png_dir / annotation.file_name, annotation.file_name, facts.problems)
         if picture is None or ids is None:
             return facts

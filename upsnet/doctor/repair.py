@@ -12,15 +12,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from upsnet.categories import Category
 from upsnet.doctor.checks import CHECKS
-from upsnet.doctor.coco_files import BOXES, CocoFiles, ImageId, pack_with_boxes
+from upsnet.doctor.coco_files import BOXES, CocoFiles, pack_with_boxes
 from upsnet.doctor.diagnosis import Diagnosis, Split
 from upsnet.doctor.images import ImageFacts
 from upsnet.io.annotation import Annotation
 from upsnet.io.files import link_or_copy, png_names, read_json, remove_leftovers, temporary_folder, write_json
 from upsnet.io.images import open_image, save_upright
-from upsnet.io.panoptic_json import image_faults
+from upsnet.io.panoptic_json import read_image_row
 from upsnet.io.panoptic_png import read_panoptic_png, write_panoptic_png
+from upsnet.json_values import ImageId
 from upsnet.ops.id_maps import rows_of_ids, segment_geometry
 
 LOST = frozenset(
@@ -47,12 +49,13 @@ def repair(diagnosis: Diagnosis, folder: Path) -> list[str]:
         What was done and what is left to do, a line each.
 
     Raises:
-        FileExistsError, ValueError: the folder holds something, a split has no files, or a category is wrong, so that
-            nobody knows what its segments are.
+        FileExistsError, ValueError: the folder holds something, a split has no files, or a category or an iscrowd is
+            wrong, so that nobody knows what the segments are.
     """
     require_new(folder)
     for split in diagnosis.splits:
         _require_categories(split)
+        _require_crowd_flags(split)
     folder.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder.parent)
     work = temporary_folder(folder.parent)
@@ -79,6 +82,14 @@ def _require_categories(split: Split) -> None:
             f"--fix: {path}: 'categories' has wrong rows that segments may have, the first: {wrong[0].detail}; "
             "correct them first: --fix would turn their segments into void"
         )
+
+
+def _require_crowd_flags(split: Split) -> None:
+    """Raises ValueError if nobody knows whether a segment is a crowd."""
+    if isinstance(split.source.data, CocoFiles):
+        for problem in split.source.data.problems:
+            if problem.check == "segment-crowd":
+                raise ValueError(f"--fix: {split.source.data.json_path}: {problem}; correct it first")
 
 
 def _write(diagnosis: Diagnosis, folder: Path) -> list[str]:
@@ -120,7 +131,9 @@ class _Copy:
         """Writes everything; gives what was done how often."""
         document = read_json(self.files.json_path, pack_with_boxes)
         rows: dict[ImageId, dict[str, Any]] = {
-            row["id"]: _without_packed(row) for row in document["images"] if _is_known(row, self.files)
+            key: _without_packed(row)
+            for row in document["images"]
+            if (key := _usable_id(row)) is not None and key in self.files.images
         }
         names = [annotation.file_name for annotation in self.files.annotations.values()]
         png_of = dict(zip(self.files.annotations, png_names(names), strict=True))
@@ -138,7 +151,7 @@ class _Copy:
             if made is None:
                 continue
             segments, size = made
-            row = {**rows[image_id], "height": size[0], "width": size[1]}
+            row = {**rows[image_id], "id": image_id, "height": size[0], "width": size[1]}
             if "size-json" in facts.checks():
                 self.done["size in the JSON corrected"] += 1
             self._place_picture(facts)
@@ -149,8 +162,10 @@ class _Copy:
         kept = {
             key: document[key] for key in ("info", "licenses") if key in document and not _holds_packed(document[key])
         }
-        usable = self.files.usable_categories
-        categories = [_without_packed(row) for number, row in enumerate(document["categories"]) if number in usable]
+        categories = [
+            _with_numbers(_without_packed(document["categories"][index]), category)
+            for index, category in self.files.usable_categories.items()
+        ]
         write_json(self.json_path, {**kept, "images": images, "annotations": annotations, "categories": categories})
         return self.done
 
@@ -242,6 +257,12 @@ def ids_of_other_kind(path: Path, known: Sequence[int] | npt.NDArray[np.int32]) 
     return fitting[0] if len(fitting) == 1 else None
 
 
+def _with_numbers(row: dict[str, Any], category: Category) -> dict[str, Any]:
+    """A row of `categories` whose values are written as the reader takes them: "1" becomes 1."""
+    color = {"color": list(category.color)} if row.get("color") else {}
+    return {**row, "id": category.id, "name": category.name, "isthing": int(category.is_thing), **color}
+
+
 def _without_packed(row: dict[str, Any]) -> dict[str, Any]:
     """The fields of a row that are as in the file; a row that is no annotation has no use for the others."""
     return {key: value for key, value in row.items() if not _holds_packed(value) and key != BOXES}
@@ -256,5 +277,9 @@ def _holds_packed(value: Any) -> bool:
     return isinstance(value, tuple | array)
 
 
-def _is_known(row: Any, files: CocoFiles) -> bool:
-    return isinstance(row, dict) and not image_faults(row) and row["id"] in files.images
+def _usable_id(row: Any) -> ImageId | None:
+    """The id of a row of `images`; None if the row cannot be used."""
+    try:
+        return read_image_row(row)[0] if isinstance(row, dict) else None
+    except ValueError:
+        return None

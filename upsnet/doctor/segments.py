@@ -41,6 +41,7 @@ class Use:
             that fits best.
         positive_iou, negative_iou: the thresholds of the anchors.
         max_detections, train_slots: instances that an image may have.
+        value_range: `data.value_range`.
     """
 
     network_size: Callable[[Size], Size] = own_size
@@ -50,6 +51,7 @@ class Use:
     negative_iou: float = 0.3
     max_detections: int | None = None
     train_slots: int | None = None
+    value_range: tuple[float, float] | None = None
 
 
 class Measures(NamedTuple):

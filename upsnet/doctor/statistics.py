@@ -1,15 +1,19 @@
-"""What the images of the splits add up to: class balance, sizes, and how the anchors fit."""
+"""What the images of the splits add up to: class balance, sizes, void, and how the anchors fit."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from upsnet.categories import CategorySet
-from upsnet.doctor.segments import Segments
+from upsnet.categories import IGNORE_LABEL, CategorySet
+from upsnet.categories.edits import channel_table, edit_categories
+from upsnet.class_edits import ClassEdits
+from upsnet.doctor.segments import Integers, Segments, Size
 
 EDGES = (0, 8, 16, 32, 64, 128, 256, 512)
 """Lower ends of the bins of sizes: square roots of areas in pixels of the network's input."""
@@ -24,6 +28,13 @@ def class_balance(segments: Iterable[Segments], categories: CategorySet) -> dict
         np.add.at(totals[2], one.channels, one.areas)
     keys = ("images", "segments", "pixels")
     return {c.id: dict(zip(keys, totals[:, at].tolist(), strict=True)) for at, c in enumerate(categories.categories)}
+
+
+def void_share(segments: Iterable[Segments], sizes: Iterable[Size]) -> float:
+    """Share of the pixels of images of these (H, W) that belong to no segment; 0 without images."""
+    labelled = sum(int(one.areas.sum()) for one in segments)
+    total = sum(height * width for height, width in sizes)
+    return 1 - labelled / total if total else 0.0
 
 
 def instance_sizes(
@@ -72,3 +83,95 @@ def anchor_coverage(
         "below_negative_iou": float((best < negative_iou).mean()),
         "by_size": by_size,
     }
+
+
+@dataclass(frozen=True)
+class SplitStatistics:
+    """All images and segments of a split as arrays, in pixels of the images.
+
+    Attributes:
+        categories: the classes of the model.
+        names: of the images; sizes: int64 [N, 2], their (H, W).
+        image: int64 [n], the image of each segment; channels: int64 [n], its semantic channel.
+        is_crowd: bool [n]; areas: int64 [n], pixels; boxes: int64 [n, 4].
+    """
+
+    categories: CategorySet
+    names: tuple[str, ...]
+    sizes: Integers
+    image: Integers
+    channels: Integers
+    is_crowd: npt.NDArray[np.bool_]
+    areas: Integers
+    boxes: Integers
+
+    @classmethod
+    def of(
+        cls,
+        images: Iterable[tuple[str, Size, Segments]],
+        categories: CategorySet,
+        edits: ClassEdits = ClassEdits(),  # noqa: B008 - it is frozen
+    ) -> SplitStatistics:
+        """Collects a split.
+
+        Args:
+            images: (name, (H, W), segments) of each image.
+            categories: the classes of the segments.
+            edits: changes to the classes; segments that become void are left out. A `background` that no segment has
+                is a class without objects, because void pixels are no segment.
+        """
+        rows = list(images)
+        model = edit_categories(categories, edits, source="data.classes")
+        table = channel_table(categories, model, edits, source="data.classes")
+        segments = [one for _, _, one in rows]
+        image = np.repeat(np.arange(len(rows)), [len(one.channels) for one in segments])
+        channels = table[_joined([one.channels for one in segments])]
+        kept = channels != IGNORE_LABEL
+        return cls(
+            model,
+            tuple(name for name, _, _ in rows),
+            np.array([size for _, size, _ in rows], dtype=np.int64).reshape(-1, 2),
+            image[kept],
+            channels[kept],
+            _joined([one.is_crowd for one in segments]).astype(bool)[kept],
+            _joined([one.areas for one in segments])[kept],
+            _joined([one.boxes.ravel() for one in segments]).reshape(-1, 4)[kept],
+        )
+
+    @cached_property
+    def instances(self) -> SplitStatistics:
+        """The same images with their instances only: things that are no crowds."""
+        chosen = (self.channels >= self.categories.num_stuff) & ~self.is_crowd
+        return replace(
+            self,
+            image=self.image[chosen],
+            channels=self.channels[chosen],
+            is_crowd=self.is_crowd[chosen],
+            areas=self.areas[chosen],
+            boxes=self.boxes[chosen],
+        )
+
+    @cached_property
+    def short_sides(self) -> Integers:
+        """int64 [N], pixels."""
+        return np.asarray(self.sizes.min(1, initial=65536))
+
+    @cached_property
+    def long_sides(self) -> Integers:
+        """int64 [N], pixels."""
+        return np.asarray(self.sizes.max(1, initial=0))
+
+    def images_of_class(self) -> Integers:
+        """int64 [classes], the number of images that show each class."""
+        pairs = np.unique(np.stack([self.image, self.channels]), axis=1)
+        return np.bincount(pairs[1], minlength=len(self.categories))
+
+    def objects_of_class(self) -> Integers:
+        """int64 [classes]: the instances of things, and the images that show stuff."""
+        instances = np.bincount(self.instances.channels, minlength=len(self.categories))
+        is_thing = np.arange(len(self.categories)) >= self.categories.num_stuff
+        return np.where(is_thing, instances, self.images_of_class())
+
+
+def _joined(arrays: Sequence[npt.NDArray[Any]]) -> Integers:
+    return np.concatenate([np.zeros(0, dtype=np.int64), *arrays]).astype(np.int64)
