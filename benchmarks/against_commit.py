@@ -147,10 +147,19 @@ def _config(name: str, *overrides: str) -> Any:
     return load_config(Path(os.environ["UPSNET_TREE"]) / "configs" / f"{name}.yaml", overrides)
 
 
+def open_training_data(config: Any) -> Any:
+    """The training data, opened by this version or an older one."""
+    from upsnet.data import loader
+
+    if hasattr(loader, "open_train_dataset"):  # before `data.classes`
+        return loader.open_train_dataset(config.data)
+    return loader.open_dataset(config.data, "train")
+
+
 def _train(case: str) -> Callable[[], None]:
     import torch
 
-    from upsnet.data.loader import collate, open_train_dataset
+    from upsnet.data.loader import collate
     from upsnet.data.shapes import Shapes
     from upsnet.engine.optim import add_gradients
     from upsnet.models.build import build_model
@@ -161,7 +170,7 @@ def _train(case: str) -> Callable[[], None]:
         categories, data = _coco_categories(config), Shapes(count, size)
     else:
         config, count = _config("shapes_r18"), 8
-        dataset = open_train_dataset(config.data)
+        dataset = open_training_data(config)
         categories, data = dataset.categories, dataset
     batch = collate([(data[index], index) for index in range(count)], data.categories.num_stuff, 32)
     model = build_model(config, categories, pretrained=False).train()
@@ -213,11 +222,11 @@ def _head() -> Callable[[], None]:
 
 
 def _data() -> Callable[[], None]:
-    from upsnet.data.loader import open_train_dataset, train_loader
+    from upsnet.data.loader import train_loader
 
     source = "{format: coco, image_dir: images, annotation_file: panoptic.json}"
     config = _config("coco_r50", *OVERRIDES, f"data.train={source}", "data.num_workers=0", "data.categories=null")
-    dataset = open_train_dataset(config.data)
+    dataset = open_training_data(config)
 
     def run() -> None:
         for _ in train_loader(dataset, config.data, batch_size=2, seed=0, start=0, stop=8):
@@ -227,11 +236,9 @@ def _data() -> Callable[[], None]:
 
 
 def _open(name: str) -> Any:
-    from upsnet.data.loader import open_train_dataset
-
     source = f"{{format: coco, image_dir: images, annotation_file: {name}.json}}"
     config = _config("coco_r50", *OVERRIDES, f"data.train={source}", "data.num_workers=0", "data.categories=null")
-    return open_train_dataset(config.data)
+    return open_training_data(config)
 
 
 def _read() -> Callable[[], None]:

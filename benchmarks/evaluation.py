@@ -84,7 +84,7 @@ def main() -> None:
     checkpoint = load_checkpoint(args.checkpoint, args.overrides)
     config = checkpoint.config
     model = checkpoint.build().to(device, memory_format=torch.channels_last)
-    dataset = open_dataset(config.data.val, checkpoint.categories)
+    dataset = open_dataset(config.data, "val", checkpoint.categories)
     found: dict[tuple[int, bool], list[tuple[float, dict[str, float]]]] = {}
     for _ in range(args.repeats + 1):  # the first is a warm-up
         for batch in args.batches:

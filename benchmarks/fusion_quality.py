@@ -63,7 +63,7 @@ def main() -> None:
     for method, overrides in HEADS:
         changes = ["evaluate.instance=false", f"model.panoptic.method={method}", *overrides]
         config = parse_config(checkpoint.config.dump(), changes, source=str(args.checkpoint))
-        dataset = open_dataset(config.data.val, checkpoint.categories)
+        dataset = open_dataset(config.data, "val", checkpoint.categories)
         model = replace(checkpoint, config=config).build().to(device, memory_format=torch.channels_last)
         timer = Timer(model.panoptic_head)
         metrics = evaluate(model, dataset, config, device)["panoptic"]

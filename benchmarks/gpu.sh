@@ -4,7 +4,6 @@
 #   bash benchmarks/gpu.sh RESULTS            # rows go to RESULTS/*.jsonl; copy them to benchmarks/results/
 #
 # Needs the package with its development extras, and the data set nuclei in $UPSNET_DATASETS (left out without it).
-# Compilation has a script of its own, since it takes minutes: python benchmarks/training.py --cases r50-800x1333-b8-compiled
 set -u
 out=${1:?folder for the results}
 python=${PYTHON:-python}

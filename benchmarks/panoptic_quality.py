@@ -65,7 +65,7 @@ PASSES = 6
 def open_pair(folder: Path) -> tuple[PanopticJson, PanopticJson]:
     """Truth and prediction."""
     truth = PanopticJson(folder / "gt.json")
-    return truth, PanopticJson(folder / "pred.json", None, truth.categories, truth.images)
+    return truth, PanopticJson(folder / "pred.json", truth=truth)
 
 
 def case_peer(folder: Path) -> Callable[[], Any]:

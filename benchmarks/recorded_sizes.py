@@ -25,8 +25,7 @@ import numpy as np
 from upsnet.config import load_config
 from upsnet.data.loader import build_augmentation
 from upsnet.data.sampler import BatchSampler, image_seed
-from upsnet.models.compiled import SLOTS
-from upsnet.models.recording import MAX_GRAPHS
+from upsnet.models.recording import MAX_GRAPHS, MIN_SLOTS
 from upsnet.ops.sizes import MULTIPLES_OF_32
 
 COMMON = {
@@ -73,7 +72,7 @@ def simulate(
         size = max(h for h, _ in windows), max(w for _, w in windows)
         height, width = MULTIPLES_OF_32.padded_size(size, config.data.size_divisor)
         most = max(1, *(counts[key.image] for key in keys))
-        shape = (height, width, max(SLOTS, 1 << (most - 1).bit_length()))
+        shape = (height, width, max(MIN_SLOTS, 1 << (most - 1).bit_length()))
         padded += batch * height * width
         inside += sum(h * w for h, w in windows)
         if shape not in recorded and seen[shape] and len(recorded) < MAX_GRAPHS:

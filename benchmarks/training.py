@@ -2,7 +2,7 @@
 """A training step beside torchvision's Mask R-CNN: time, peak memory, operators and waits for the host.
 
     python benchmarks/training.py | tee -a benchmarks/results/training.jsonl
-    python benchmarks/training.py --cases r50-800x1333-b8-compiled r18 --device cuda
+    python benchmarks/training.py --cases r50-800x1333-b8-recorded r18 --device cuda
 
 One JSON line per case. Both sides see the same pictures and the same objects (8 an image), train the same layers (stem
 and res2 frozen, frozen norms) by the same optimiser from random weights, and sample alike: 256 anchors, 2,000
@@ -49,14 +49,13 @@ from upsnet.data.loader import collate
 from upsnet.engine.distributed import FlatGradients
 from upsnet.engine.optim import add_gradients, copy_losses
 from upsnet.models.build import build_model
-from upsnet.models.compiled import compile_loss, with_slots_padded
-from upsnet.models.recording import RecordedFunction
+from upsnet.models.recording import RecordedFunction, with_slots_padded
 from upsnet.ops.backend import training_format
 from upsnet.structures import PanopticBatch, Sample
 
 ROOT = Path(__file__).parents[1]
 SIZES = {"r50": (800, 1333), "r18": (256, 256)}
-FORMS = ("", "-compiled", "-recorded", "-compiled-recorded")
+FORMS = ("", "-recorded")
 CASES = [
     "r50-320x480-b2",
     *(f"{n}-{h}x{w}-b{b}{form}" for form in FORMS for n, (h, w) in SIZES.items() for b in (1, 2, 8)),
@@ -100,8 +99,6 @@ class Ours:
         model.to(device, memory_format=training_format(device))  # type: ignore[call-overload]
         self.batch = batch.to(device)
         calm(model.backbone)
-        if case["compiled"]:
-            compile_loss(model)
         assert model.instance_head is not None
         self.mask_layer: nn.Module = model.instance_head.mask_layers
         self.run = partial(add_gradients, model, weights, "bf16" if device.type == "cuda" else "fp32", 1.0)
@@ -128,9 +125,9 @@ class Torchvision:
         self.model: nn.Module = MaskRCNN(backbone, 81, min_size=min(height, width), max_size=max(height, width))
         self.model.to(device)
         calm(backbone.body)
-        self.run = torch.compile(self.model) if case["compiled"] else self.model
+        self.run = self.model
         if case["ddp"]:
-            self.run = DistributedDataParallel(self.run, gradient_as_bucket_view=True)
+            self.run = DistributedDataParallel(self.model, gradient_as_bucket_view=True)
         self.mask_layer: nn.Module = self.model.roi_heads.mask_predictor.conv5_mask
         assert batch.target is not None
         truth = batch.target
@@ -172,7 +169,7 @@ class Worker:
         self.side = side(case, make_batch(tuple(case["size"]), case["batch"]), self.device)
         parameters = [p for p in self.side.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.SGD(parameters, lr=1e-6, momentum=0.9, weight_decay=1e-4, fused=True)
-        self.compiled, self.recorded, self.ddp = case["compiled"], case["recorded"], case["ddp"]
+        self.recorded, self.ddp = case["recorded"], case["ddp"]
         gc.collect()
         if self.device.type == "cpu":
             ctypes.CDLL("libc.so.6").malloc_trim(0)
@@ -201,13 +198,11 @@ class Worker:
     def counts(self) -> dict[str, int | None]:
         """Operators, waits for the host, and RoIs of the mask branch of one step."""
         found: dict[str, int | None] = {"mask_rois": None, "operators": None, "syncs": None}
-        if self.compiled and self.device.type == "cpu":
-            return found
 
         def look(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             found["mask_rois"] = len(inputs[0])
 
-        hook = None if self.compiled or self.recorded else self.side.mask_layer.register_forward_pre_hook(look)
+        hook = None if self.recorded else self.side.mask_layer.register_forward_pre_hook(look)
         counted = count_on_cuda(self.train_step) if self.device.type == "cuda" else count_on_cpu(self.train_step)
         if hook is not None:
             hook.remove()
@@ -255,13 +250,13 @@ def serve(case: dict[str, Any], requests: IO[str]) -> None:
 
 def measure(name: str, device: str, repeats: int, threads: int) -> dict[str, Any]:
     """One row: both sides, taking turns."""
-    pattern = r"(r\d+)-(\S+x\d+)-b(\d+)(-compiled)?(-recorded)?(-ddp)?"
-    ((model, size, batch, compiled, recorded, ddp),) = re.findall(pattern, name)
+    pattern = r"(r\d+)-(\S+x\d+)-b(\d+)(-recorded)?(-ddp)?"
+    ((model, size, batch, recorded, ddp),) = re.findall(pattern, name)
     case = {"model": model, "device": device, "size": [int(n) for n in size.split("x")], "batch": int(batch)}
-    case |= {"compiled": bool(compiled), "recorded": bool(recorded), "ddp": bool(ddp), "threads": threads}
+    case |= {"recorded": bool(recorded), "ddp": bool(ddp), "threads": threads}
     sides = {side: Child({**case, "side": side}) for side in ("ours", "torchvision")}
     steps: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
-    warm_up = 12 if compiled else 2  # sizes that vary compile anew, until torch gives up on them
+    warm_up = 2
     for _ in range(repeats + warm_up):
         for side, child in sides.items():
             steps[side].append(child.ask("step"))

@@ -89,7 +89,7 @@ def config(make_config) -> Config:
 
 @pytest.fixture
 def dataset(config):
-    return open_dataset(config.data.train)
+    return open_dataset(config.data, "train")
 
 
 @pytest.fixture

@@ -1,20 +1,24 @@
 """The commands of docs/ run in their order, in a folder that holds what a newcomer has: photographs and annotations."""
 
+import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.conftest import ROOT
-from tests.convert import forms
+from tests.convert import forms, forms_more
+from upsnet.cli.convert import CONVERTED
 from upsnet.data.coco import CocoPanoptic
 
 GUIDE = ROOT / "docs" / "custom_dataset.md"
+PROGRAMS = ROOT / "docs" / "annotation_programs.md"
 QUICK = {
     "train": (
         "train.iterations=1",
@@ -28,32 +32,18 @@ QUICK = {
 """Added to these commands in the ordinary walk, for speed; the slow walk runs what is written."""
 
 
-def blocks(kind):
-    """The fenced blocks of the guide of one language; "" for what commands print."""
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
+def blocks(kind, document=GUIDE):
+    """The fenced blocks of a document of one language; "" for what commands print."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", document.read_text(), re.MULTILINE | re.DOTALL)
     return [text for language, text in found if language == kind]
 
 
-@pytest.fixture(scope="module")
-def photos(real_data, tmp_path_factory):
-    """Eighteen photographs and `annotations.json`."""
-    root, folder = real_data / "fruits_nuts", tmp_path_factory.mktemp("photos")
-    samples = []
-    for split in ("train", "val"):
-        data = CocoPanoptic(root / split, root / "annotations" / f"panoptic_{split}.json")
-        samples += [data[i] for i in range(len(data))]
-        shutil.copytree(root / split, folder / "from", dirs_exist_ok=True)
-    forms.write_coco(samples, data.categories, folder / "photos", forms.outlines, images=folder / "from")
-    return folder / "photos"
-
-
 @pytest.fixture
-def newcomer(photos, tmp_path, monkeypatch):
-    """A folder with `photos/`, as the guide describes it, and the configs of this repository."""
+def newcomer(tmp_path, monkeypatch):
+    """A folder like that of the repository."""
     for name in ("configs", "examples"):
         (tmp_path / name).symlink_to(ROOT / name)
-    (tmp_path / "photos").symlink_to(photos)
-    monkeypatch.delenv("UPSNET_DATASETS")
+    monkeypatch.delenv("UPSNET_DATASETS", raising=False)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
     monkeypatch.chdir(tmp_path)
@@ -98,6 +88,76 @@ def test_the_numberings_of_the_guide_are_those_of_its_example(newcomer, upsnet_c
     rows = re.findall(r"^\| (\w+)(?: \(stuff\))? \| (\d+) \| (\d+) \| (\d+|-) \|$", GUIDE.read_text(), re.MULTILINE)
     labels = [str(c - categories.num_stuff + 1) if categories[c].is_thing else "-" for c in range(len(categories))]
     assert rows == [(categories[c].name, str(categories[c].id), str(c), labels[c]) for c in range(len(categories))]
+
+
+@pytest.fixture
+def exports(tmp_path, upsnet_command, monkeypatch):
+    """A folder with the photographs of `examples/fruits` as each annotation program exports them."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    fruits = ROOT / "examples" / "fruits" / "annotations.json"
+    code, _, err = upsnet_command(
+        "convert", "coco", "--annotations", fruits, "--background", "table", "--output", tmp_path / "whole"
+    )
+    assert code == 0, err
+    data = forms.opened(tmp_path / "whole")
+    samples, categories = [data[i] for i in range(len(data))], data.categories
+    for part, split in ((samples[:3], "train"), (samples[3:], "valid")):
+        path = forms.write_coco(part, categories, tmp_path / "roboflow" / split, forms.outlines)
+        path.rename(path.with_name("_annotations.coco.json"))
+    forms_more.write_yolo(samples, categories, tmp_path / "yolo")
+    forms_more.write_cvat(samples, categories, tmp_path / "cvat")
+    forms_more.write_label_studio(samples, categories, tmp_path / "label_studio")
+    forms_more.write_supervisely(samples, categories, tmp_path / "supervisely")
+    forms_more.write_voc(samples, categories, tmp_path / "voc")
+    write_small_files(samples, categories, tmp_path)
+    return data
+
+
+def write_small_files(samples, categories, folder):
+    """LabelMe files, mask files and id PNGs."""
+    for sample in samples:
+        stem = sample.file_name.removesuffix(".jpg")
+        for place in ("labelme", "masks/images", "ids/images"):
+            forms.save(folder / place / sample.file_name, sample.image)
+        shapes = []
+        for number, (category, mask) in enumerate(forms_more.things(sample, categories)):
+            for outline in forms.outlines(mask):
+                shapes.append((category.name, "polygon", np.reshape(outline, (-1, 2)).tolist(), number))
+            forms.save(folder / f"masks/masks/{stem}/{category.name}_{number}.png", mask)
+        document = json.dumps(forms.labelme(sample.file_name, sample.size, shapes))
+        (folder / "labelme" / f"{stem}.json").write_text(document)
+        is_thing = np.concatenate([[False], sample.classes >= categories.num_stuff])
+        values = np.array([0, *(categories[channel].id for channel in sample.classes)], np.uint8)
+        forms.save(
+            folder / f"ids/instances/{stem}.png", (sample.segment_map * is_thing[sample.segment_map]).astype(np.uint8)
+        )
+        forms.save(folder / f"ids/semantic/{stem}.png", values[sample.segment_map])
+    rows = [f"- {{name: {c.name}, isthing: {int(c.is_thing)}, id: {c.id}}}" for c in categories.categories]
+    (folder / "ids" / "classes.yaml").write_text("\n".join(rows))
+
+
+def test_every_program_of_the_documents_gives_the_same_data(exports, tmp_path, upsnet_command):
+    """The commands of docs/annotation_programs.md, each on what its program exports of the same photographs."""
+    expected = Counter()
+    for i in range(len(exports)):
+        for category, mask in forms_more.things(exports[i], exports.categories):
+            expected[category.name] += int(mask.sum())
+    commands = [words for block in blocks("bash", PROGRAMS) for words in programs(block)]
+    converted = [words for words in commands if "--output" in words]
+    for name, *args in converted:
+        code, _, err = upsnet_command(name, *args, "--workers", "1")
+        assert code == 0, f"{args}: {err}"
+        found = Counter()
+        for json_path in (tmp_path / args[args.index("--output") + 1] / "annotations").glob("*.json"):
+            split = json_path.stem.removeprefix("panoptic_")
+            data = forms.opened(json_path.parents[1], split)
+            for i in range(len(data)):
+                for category, mask in forms_more.things(data[i], data.categories):
+                    found[category.name] += int(mask.sum())
+        del found["table"]  # where the program has it as a label, too
+        assert found == expected, args
+    assert {words[1] for words in converted} == set(CONVERTED)
 
 
 @pytest.mark.slow

@@ -68,9 +68,8 @@ def test_a_file_compiled_for_the_gpu_predicts_as_the_model_does(checkpoint):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_a_training_step_never_waits_for_the_device(make_config, tmp_path, precision, compiled):
-    options = ("model.backbone.norm=gn", f"train.precision={precision}", f"train.compile={compiled}".lower())
+def test_a_training_step_never_waits_for_the_device(make_config, tmp_path, precision):
+    options = ("model.backbone.norm=gn", f"train.precision={precision}")
     trainer = Trainer(make_config(*options), tmp_path, torch.device("cuda", 0))
     group = [next(Prefetcher(trainer._loader(), trainer.device, ahead=2))]
     for _ in range(2):  # the first may: kernels are chosen and compiled, the optimiser makes its state

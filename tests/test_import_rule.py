@@ -8,6 +8,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "upsnet"
 GROUPS = (
     ("version", "text"),
+    ("json_values", "class_edits"),
     ("structures", "categories", "config"),
     ("ops",),
     ("io",),

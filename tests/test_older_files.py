@@ -28,7 +28,7 @@ from upsnet.models.pretrained.weights import read_weights
 FILES = Path(__file__).parent / "files"
 FORMAT1 = FILES / "format1"
 FOLDERS = [FILES / f"format{number}" for number in range(1, migrate.current_format())]
-NUM_SEGMENTS = {"format1": 7, "format2": 5}
+NUM_SEGMENTS = {"format1": 7, "format2": 5, "format3": 4}
 MODELS = ("model.pt", "model.pt2", "model.onnx")
 
 

@@ -16,10 +16,10 @@ from upsnet.config import load as config_files
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 REQUIRED = (ROOT / "requirements.txt").read_text().split("\n")
-OPTIONAL = {name: PROJECT["optional-dependencies"][name] for name in ("onnx", "wandb")}
+OPTIONAL = {name: PROJECT["optional-dependencies"][name] for name in ("onnx", "wandb", "supervision")}
 WITH_TORCH = {"triton"}
 """GPU builds of torch install it; the package checks that it is installed before it imports it."""
-USES_EXTRA = {"export/onnx_ops.py", "export/onnx_fusion.py", "export/onnx_tiles.py"}
+USES_EXTRA = {"export/onnx_ops.py", "export/onnx_fusion.py", "export/onnx_grouping.py", "export/onnx_tiles.py"}
 """Imported only when a file is exported to ONNX."""
 
 
@@ -52,7 +52,7 @@ def imported_modules(path):
 @pytest.mark.parametrize("folder", ["upsnet", "tools", "datasets"])
 def test_every_import_is_declared(folder):
     distributions = metadata.packages_distributions()
-    required, extra = names_of(REQUIRED), names_of(OPTIONAL["onnx"] + OPTIONAL["wandb"])
+    required, extra = names_of(REQUIRED), names_of(line for lines in OPTIONAL.values() for line in lines)
     undeclared = []
     for path in sorted((ROOT / folder).rglob("*.py")):
         for module, is_lazy in imported_modules(path):

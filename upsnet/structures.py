@@ -225,3 +225,103 @@ class PanopticPrediction:
 
     segment_ids: npt.NDArray[np.int32]
     segments: list[Segment]
+
+    def mask(self, segment: Segment | int) -> npt.NDArray[np.bool_]:
+        """The pixels of a segment as bool [H, W].
+
+        Args:
+            segment: one of `segments`, or its id.
+
+        Raises:
+            ValueError: the prediction has no segment of this id.
+        """
+        number = segment.id if isinstance(segment, Segment) else segment
+        if all(number != known.id for known in self.segments):
+            raise ValueError(f"segment id {number} is not in the prediction, which has {len(self.segments)} segments")
+        return self.segment_ids == number
+
+    def to_coco(self, image_id: int | str, *, polygons: bool = False) -> list[dict[str, Any]]:
+        """The segments, things and stuff, as COCO results, one for each segment in their order.
+
+        Args:
+            image_id: of the image, as in the data set.
+            polygons: give outlines instead of masks. A polygon has no holes: pixels of other segments within the
+                outline count as part of the segment. If pycocotools fills the polygons of a segment without holes, the
+                result is its mask.
+
+        Returns:
+            Rows of `image_id`, `category_id`, `segmentation`, `bbox` (x, y, width, height in pixels), `area` (pixels of
+            the mask), `score` (1 for stuff) and `iscrowd` (0), of plain values. `segmentation` is a compressed RLE, or
+            a list of polygons [x1, y1, x2, y2, ...], whose points are corners of pixels. The rows have no `id`;
+            annotation files need one, which is unique in the file.
+        """
+        rows = []
+        for segment in self.segments:
+            x1, y1, x2, y2 = segment.box
+            mask = self.mask(segment)
+            row = {
+                "image_id": image_id,
+                "category_id": segment.category_id,
+                "segmentation": _outlines(mask, segment.box) if polygons else _compressed(mask),
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "area": segment.area,
+                "score": segment.score,
+                "iscrowd": 0,
+            }
+            rows.append(row)
+        return rows
+
+    def to_supervision(self) -> Any:
+        """The segments, things and stuff, as `supervision.Detections`, one row for each segment in their order.
+
+        Returns:
+            Detections with `xyxy` float32 [n, 4] (x2 and y2 exclusive), `mask` bool [n, H, W], `confidence` float32 [n]
+            (1 for stuff), `class_id` int64 [n] (category ids of the data set) and `data["class_name"]`.
+
+        Raises:
+            ImportError: the package supervision is not installed.
+        """
+        try:
+            import supervision
+        except ModuleNotFoundError as error:
+            if error.name != "supervision":
+                raise
+            raise ImportError("to_supervision needs the package supervision: pip install supervision") from None
+        count = len(self.segments)
+        masks = np.zeros((count, *self.segment_ids.shape), dtype=bool)
+        for mask, segment in zip(masks, self.segments, strict=True):
+            np.equal(self.segment_ids, segment.id, out=mask)
+        return supervision.Detections(
+            xyxy=np.array([segment.box for segment in self.segments], dtype=np.float32).reshape(count, 4),
+            mask=masks,
+            confidence=np.array([segment.score for segment in self.segments], dtype=np.float32),
+            class_id=np.array([segment.category_id for segment in self.segments], dtype=np.int64),
+            data={"class_name": np.array([segment.category_name for segment in self.segments], dtype=str)},
+        )
+
+
+def _compressed(mask: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    """COCO's compressed RLE of a mask, with text that JSON can hold."""
+    from pycocotools import mask as coco_mask
+
+    found = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": [int(side) for side in found["size"]], "counts": found["counts"].decode("ascii")}
+
+
+def _outlines(mask: npt.NDArray[np.bool_], box: tuple[int, int, int, int]) -> list[list[int]]:
+    """The outer contours of a mask along the edges of its pixels, each as [x1, y1, x2, y2, ...].
+
+    OpenCV gives the centres of border pixels. In a mask of twice the size, pixel x covers columns 2x and 2x + 1, whose
+    border pixels lie at the edges x and x + 1 of the original pixel: column c lies at edge (c + 1) // 2.
+    """
+    import cv2
+
+    x1, y1, x2, y2 = box
+    doubled = mask[y1:y2, x1:x2].repeat(2, axis=0).repeat(2, axis=1).astype(np.uint8)
+    contours, _ = cv2.findContours(doubled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    polygons = []
+    for contour in contours:
+        points = (contour[:, 0].astype(np.int64) + 1) // 2
+        points = points[(points != np.roll(points, 1, axis=0)).any(axis=1)]
+        polygons.append((points + (x1, y1)).ravel().tolist())
+    return polygons

@@ -37,7 +37,8 @@ def test_colours_are_distinct_for_133_classes():
         ([ROWS[0], {**ROWS[1], "name": "car"}], "name 'car' appears more than once"),
         ([{"id": 1, "name": "a"}], "'a' lacks isthing"),
         ([{"id": 1, "name": "a", "isthing": 2}], "isthing=2"),
-        ([{"id": "1", "name": "a", "isthing": 1}], "id '1', expected a whole number"),
+        ([{"id": "one", "name": "a", "isthing": 1}], "id 'one', expected a whole number"),
+        ([{"id": 1.5, "name": "a", "isthing": 1}], "id 1.5, expected a whole number"),
         (["car"], "category 0 is 'car', expected an object"),
         (5, "categories are 5, expected a list"),
         ([{"id": 2**40, "name": "a", "isthing": 1}], "expected a whole number of 32 bits"),
@@ -47,12 +48,23 @@ def test_colours_are_distinct_for_133_classes():
         ([{"id": 1, "name": "", "isthing": 1}], "printable characters"),
         ([{"id": 1, "name": "x" * 5000, "isthing": 1}], " ... "),
         ([{"id": 1, "name": [1], "isthing": 1}], "printable characters"),
-        ([{"id": 1, "name": "a", "isthing": "1"}], "isthing='1', expected 0 or 1"),
+        ([{"id": 1, "name": "a", "isthing": "yes"}], "isthing='yes', expected 0 or 1"),
     ],
 )
 def test_contradictions_are_errors(rows, message):
     with pytest.raises(ValueError, match=message):
         CategorySet.from_json(rows, source="file.json")
+
+
+def test_numbers_may_be_written_as_fractions_or_texts():
+    rows = [
+        {"id": 7.0, "name": "car", "isthing": "1", "color": [1.0, "2", 3]},
+        {"id": "3", "name": "sky", "isthing": 0.0},
+    ]
+    found = CategorySet.from_json(rows, source="x")
+    assert [(c.id, c.name, c.is_thing) for c in found.categories] == [(3, "sky", False), (7, "car", True)]
+    assert found[1].color == (1, 2, 3)
+    assert found.channels == {3: 0, 7: 1}
 
 
 def test_other_numbering_is_refused_by_name():

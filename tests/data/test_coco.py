@@ -85,13 +85,6 @@ def test_a_contradiction_in_the_json_is_an_error_that_names_the_file(root, chang
     assert "panoptic_train.json" in str(error.value)
 
 
-def test_classes_in_another_order_keep_the_models_channels(root):
-    edit(root, lambda d: d["categories"].reverse())
-    data = CocoPanoptic(root / "train", root / "annotations" / "panoptic_train.json", categories=CATEGORIES)
-    assert data.categories is CATEGORIES
-    np.testing.assert_array_equal(data[0].classes, Shapes(3, (48, 64))[0].classes)
-
-
 def test_predictions_never_leave_their_folder_nor_overwrite_each_other(tmp_path):
     writer = PanopticWriter(tmp_path / "p.json", CATEGORIES)
     ids = np.zeros((2, 2), dtype=np.int32)

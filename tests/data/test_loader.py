@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from upsnet.data.loader import InferenceInput, collate, open_train_dataset, train_loader
+from upsnet.data.loader import InferenceInput, collate, open_dataset, train_loader
 from upsnet.data.loader import test_loader as make_test_loader
 from upsnet.data.sampler import BatchSampler, image_seed
 from upsnet.ops.sizes import InputForm
@@ -46,7 +46,7 @@ def test_workers_change_nothing(make_config):
     config = make_config(
         "data.augment.photometric=0.3", "data.augment.crop_size=[48, 64]", "data.augment.copy_paste=0.5"
     )
-    data = open_train_dataset(config.data)
+    data = open_dataset(config.data, "train")
     runs = []
     for workers in (0, 2):
         changed = config.data.model_copy(update={"num_workers": workers})
@@ -93,8 +93,8 @@ def test_inference_input_resizes_by_the_configured_rule(make_config):
 
 def test_config_categories_must_be_those_of_the_data(make_config):
     rows = [{"id": 1, "name": "sky", "isthing": 0}]
-    with pytest.raises(ValueError, match="no such id"):
-        open_train_dataset(make_config(f"data.categories={rows}").data)
+    with pytest.raises(ValueError, match=r"class .* is none of the model"):
+        open_dataset(make_config(f"data.categories={rows}").data, "train")
 
 
 def test_the_loader_is_endless(config, dataset):

@@ -10,7 +10,7 @@ import torch
 
 from upsnet.data.coco import CocoPanoptic
 from upsnet.data.copy_paste import paste_things
-from upsnet.data.loader import open_train_dataset, train_loader
+from upsnet.data.loader import open_dataset, train_loader
 from upsnet.data.sampler import BatchSampler, draw_repeats, repeat_factors
 from upsnet.data.shapes import CATEGORIES, Shapes
 from upsnet.io.predictions import write_samples
@@ -114,7 +114,7 @@ def test_rare_classes_come_more_often_where_the_json_tells_them(make_config, tmp
 
 
 def test_the_loader_pastes_and_leaves_other_random_choices_alone(make_config):
-    data = open_train_dataset(make_config().data)
+    data = open_dataset(make_config().data, "train")
     plain, pasted = (
         next(iter(train_loader(data, make_config(key).data, batch_size=4, seed=1, start=0, stop=1)))
         for key in ("data.augment.copy_paste=0", "data.augment.copy_paste=1")

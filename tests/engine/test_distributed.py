@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from datetime import timedelta
-from functools import partial
 from itertools import islice
 
 import pytest
@@ -22,13 +21,11 @@ from upsnet.config import parse_config
 from upsnet.data import loader as data_loader
 from upsnet.data.loader import BatchSampler, open_dataset
 from upsnet.engine import distributed
-from upsnet.engine import train as training
 from upsnet.engine.optim import learning_rate
 from upsnet.engine.resume import CheckpointFiles
 from upsnet.engine.train import Trainer
 from upsnet.models.build import build_model
 from upsnet.models.checkpoint import load_checkpoint
-from upsnet.models.compiled import compile_loss
 
 STEADY = (
     "model.backbone.norm=gn", "train.lr=0.002", "train.log_every=1", "train.evaluate_every=20",
@@ -73,18 +70,6 @@ def test_two_processes_follow_one(tmp_path):
 @pytest.mark.parametrize(("batch_size", "accumulate"), [(8, 1), (4, 2)])
 def test_two_processes_follow_one_for_twenty_steps_of_eight_images(tmp_path, batch_size, accumulate):
     assert_two_follow_one(tmp_path, 20, batch_size, accumulate)
-
-
-@needs_fork
-@pytest.mark.slow
-@pytest.mark.parametrize(("batch_size", "accumulate"), [(4, 1), (2, 2)])
-def test_two_processes_that_compile_follow_one_that_does_not(tmp_path, batch_size, accumulate):
-    def compile_sooner():
-        training.compile_loss = partial(compile_loss, backend="aot_eager")
-
-    several_buckets = "model.instance.box_channels=1024"
-    of_two = ("train.compile=true",)
-    assert_two_follow_one(tmp_path, 3, batch_size, accumulate, several_buckets, of_two=of_two, patch=compile_sooner)
 
 
 @needs_fork
@@ -261,7 +246,7 @@ def test_three_processes_see_every_image_once():
     for epoch in range(complete):
         assert sorted(key.image for key in seen if key.epoch == epoch) == list(range(7)), "and none left out"
     config = parse_config(SMALL, ["data.val={format: shapes, num_images: 7, image_size: [32, 48]}"], source="small")
-    dataset = open_dataset(config.data.val)
+    dataset = open_dataset(config.data, "val")
     loaders = [
         data_loader.test_loader(dataset, config.data, batch_size=2, rank=rank, world_size=3) for rank in range(3)
     ]

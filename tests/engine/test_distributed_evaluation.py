@@ -64,7 +64,7 @@ def score(rank, world_size, folder):
         dist.init_process_group("gloo", init_method=address, rank=rank, world_size=world_size)
     data = {**TINY["data"], "val": {**TINY["data"]["val"], "num_images": IMAGES}}
     config = parse_config({**TINY, "data": data}, ["evaluate.instance=true"], source="tiny")
-    dataset = open_dataset(config.data.val)
+    dataset = open_dataset(config.data, "val")
     rows = folder / "rows" / f"{world_size}.json"
     device = torch.device("cpu")
     metrics = evaluate(NoisyTruth(), dataset, config, device, boundary=True, per_image=rows, progress=False)

@@ -7,7 +7,7 @@ import torch
 
 from tests.conftest import TINY
 from upsnet.config import parse_config
-from upsnet.data.loader import open_train_dataset
+from upsnet.data.loader import open_dataset
 from upsnet.data.shapes import Shapes
 from upsnet.engine.dry_run import dry_run, largest_batch
 from upsnet.engine.train import Trainer
@@ -32,7 +32,7 @@ def test_a_dry_run_tells_memory_time_and_disk_and_writes_nothing(run_tool, tiny_
 
 def test_the_largest_batch_is_at_the_largest_scale(make_config):
     config = make_config("data.augment.short_sides=[32, 64]", "data.augment.max_side=200", "train.batch_size=3")
-    batch = largest_batch(open_train_dataset(config.data), config, MULTIPLES_OF_32)
+    batch = largest_batch(open_dataset(config.data, "train"), config, MULTIPLES_OF_32)
     assert len(batch) == 3
     assert all(min(size) == 64 for size in batch.network_sizes)
 

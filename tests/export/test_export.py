@@ -6,6 +6,7 @@ import subprocess
 import sys
 import zipfile
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -33,7 +34,7 @@ SIZES = ((64, 96), (50, 70), (97, 130), (33, 100))
 @pytest.fixture(scope="module")
 def lively_checkpoint(tmp_path_factory):
     """An untrained model that finds many things."""
-    config = parse_config(TINY, ["model.panoptic.score_threshold=0.3"], source="tiny")
+    config = parse_config(TINY, ["model.panoptic.score_threshold=0.3", "data.value_range=[0, 4095]"], source="tiny")
     torch.manual_seed(0)
     model = lively(build_model(config, CATEGORIES))
     path = tmp_path_factory.mktemp("lively") / "model.pt"
@@ -72,6 +73,15 @@ def test_a_graph_of_any_size_predicts_as_the_model_does(lively_checkpoint, expor
     assert agreement.instances >= 10, "the case must show something"
     pictures = [Shapes(1, size, seed=9)[0].image for size in SIZES]
     assert same(lively_checkpoint, path, pictures) >= 10
+
+
+def test_a_graph_carries_the_value_range_of_its_model(exported):
+    image = Shapes(1, (64, 96), seed=9)[0].image
+    predictor = PanopticPredictor.from_checkpoint(exported[0], "cpu")
+    assert predictor.make_input.value_range == (0, 4095)
+    deep, plain = predictor(np.round(image / 255 * 4095).astype(np.uint16)), predictor(image)
+    np.testing.assert_array_equal(deep.segment_ids, plain.segment_ids)
+    assert deep.segments == plain.segments
 
 
 def changed(lively_checkpoint, folder, weights=None, overrides=()):
@@ -195,9 +205,10 @@ def run_example(command, model, picture, output):
 
 
 def check_example(command, checkpoint, model, run_tool, folder):
-    """The example writes what `predict.py` does."""
+    """The example writes what `predict.py` does, for an image of 12 bits."""
     picture = folder / "scene.png"
-    Image.fromarray(Shapes(1, (97, 130), seed=9)[0].image).save(picture)
+    values = np.round(Shapes(1, (97, 130), seed=9)[0].image / 255 * 4095).astype(np.uint16)
+    cv2.imwrite(str(picture), values[..., ::-1])
     code, _, err = run_tool("predict", "--checkpoint", checkpoint, "--input", picture, "--output", folder / "ours")
     assert code == 0, err
     ours = np.asarray(Image.open(folder / "ours/scene.png")), json.loads((folder / "ours/scene.json").read_text())

@@ -30,6 +30,12 @@ def png_of_ids(**options):
     return memory.getvalue()
 
 
+def test_a_chunk_that_claims_to_be_of_4_gb_takes_no_memory():
+    data = image_bytes("PNG")
+    at = data.index(b"IDAT") - 4
+    check_image(data[:at] + b"\xff\xff\xff\xff" + data[at + 4 :])
+
+
 def outcome(read, path):
     """The array, or None where it was refused in one line that names the file."""
     try:

@@ -55,12 +55,33 @@ def test_truth_against_itself_is_perfect_and_unseen_groups_are_empty():
     result = quality.compute()
     assert result["All"] == {"pq": 100.0, "sq": 100.0, "rq": 100.0, "n": 2}
     assert result["Things"]["n"] == 2
-    assert result["Stuff"] == {"pq": 0.0, "sq": 0.0, "rq": 0.0, "n": 0}
+    assert result["Stuff"] == {"pq": None, "sq": None, "rq": None, "n": 0}
     assert set(result["per_class"]) == {"2", "5", "8", "11", "14"}
     assert result["per_class"]["2"] == {
-        "name": "c0", "pq": 0.0, "sq": 0.0, "rq": 0.0, "iou": 0.0, "tp": 0, "fp": 0, "fn": 0,
+        "name": "c0", "pq": None, "sq": None, "rq": None, "iou": 0.0, "tp": 0, "fp": 0, "fn": 0,
     }  # fmt: skip
-    assert PanopticQuality(CATEGORIES).compute()["All"]["n"] == 0
+    assert PanopticQuality(CATEGORIES).compute()["All"] == {"pq": None, "sq": None, "rq": None, "n": 0}
+
+
+def test_a_class_that_is_only_missed_scores_0_and_not_none():
+    quality = PanopticQuality(CATEGORIES)
+    quality.update(0, np.array([[1, 1]]), SegmentTable.of([2]), np.array([[0, 0]]), SegmentTable.of([]))
+    result = quality.compute()
+    assert result["Things"] == {"pq": 0.0, "sq": 0.0, "rq": 0.0, "n": 1}
+    assert [result["per_class"]["8"][key] for key in ("pq", "sq", "rq", "fn")] == [0.0, 0.0, 0.0, 1]
+
+
+def test_an_image_with_nothing_to_score_has_no_pq():
+    quality = PanopticQuality(CATEGORIES)
+    empty = np.zeros((2, 2), dtype=np.int64)
+    quality.update(0, empty, SegmentTable.of([]), empty, SegmentTable.of([]))
+    quality.update(1, empty, SegmentTable.of([]), empty + 1, SegmentTable.of([2]))  # on void: neither right nor wrong
+    nothing = {"pq": None, "sq": None, "rq": None, "n": 0, "tp": 0, "fp": 0, "fn": 0}
+    assert quality.per_image() == [{"image_id": 0, **nothing}, {"image_id": 1, **nothing}]
+    result = quality.compute()
+    assert result["All"]["pq"] is None
+    assert result["pq_dagger"]["All"] is None
+    assert result["interval"]["All"] is None
 
 
 def test_bad_maps_are_refused():
@@ -125,7 +146,7 @@ def write_random(rng, folder, images):
 def peer_scores(truth_json, predicted_json):
     """Sums per category id by cityscapesscripts."""
     gt = PanopticJson(truth_json)
-    pred = PanopticJson(predicted_json, categories=gt.categories)
+    pred = PanopticJson(predicted_json, truth=gt)
     sides = [
         {row["image_id"]: row for row in json.loads(p.read_text())["annotations"]} for p in (truth_json, predicted_json)
     ]

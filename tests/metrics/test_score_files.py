@@ -92,12 +92,12 @@ FAULTS = {
     ),
     "unknown category": (
         of_segments(lambda rows: rows[1].update(category_id=99)),
-        r"pred\.json: segment 140000 of '0\.png' has category_id 99, not among the 5 categories",
+        r"pred\.json: category_id 99 is not among the 5 categories of .*: 1, the first is segment 140000 of '0\.png'",
         {2: (2, 0, 0), 8: (1, 0, 1), 11: (2, 0, 0)},
     ),
     "id twice": (
         of_segments(lambda rows: rows.append(dict(rows[0]))),
-        r"pred\.json: segment id 70000 of '0\.png' is missing, appears twice",
+        r"pred\.json: annotation '0\.png': segment id 70000 appears twice, expected once",
         ALL,
     ),
     "two annotations": (
@@ -107,28 +107,48 @@ FAULTS = {
     ),
     "no segments": (
         lambda f: change(f / "pred.json", lambda d: d["annotations"][0].pop("segments_info")),
-        r"pred\.json: annotation '0\.png' needs file_name, segments_info",
+        r"pred\.json: annotation '0\.png' lacks segments_info, expected a list of objects",
         ONE_MISSED,
     ),
     "segments that are none": (
         lambda f: change(f / "pred.json", lambda d: d["annotations"][0].update(segments_info=None)),
-        r"pred\.json: annotation '0\.png' needs file_name, segments_info",
+        r"pred\.json: annotation '0\.png' lacks segments_info, expected a list of objects",
         ONE_MISSED,
     ),
     "odd id": (
-        of_segments(lambda rows: rows[1].update(id="140000")),
-        r"pred\.json: segment id '140000' of '0\.png' is missing",
+        of_segments(lambda rows: rows[1].update(id="140000.5")),
+        r"pred\.json: annotation '0\.png': segment id '140000\.5', expected a whole number",
         {2: (2, 0, 0), 8: (1, 0, 1), 11: (2, 0, 0)},
     ),
     "huge id": (
         of_segments(lambda rows: rows[1].update(id=2**70)),
-        r"pred\.json: segment id 1180591620717411303424 of '0\.png' is missing, appears twice, or is not 1 to 16777215",
+        r"pred\.json: annotation '0\.png': segment id 1180591620717411303424, expected a whole number",
         {2: (2, 0, 0), 8: (1, 0, 1), 11: (2, 0, 0)},
     ),
     "odd category": (
         of_segments(lambda rows: rows[1].update(category_id=None)),
-        r"pred\.json: segment 140000 of '0\.png' has category_id None",
+        r"pred\.json: category_id None is not among the 5 categories",
         {2: (2, 0, 0), 8: (1, 0, 1), 11: (2, 0, 0)},
+    ),
+    "no image id": (
+        lambda f: change(f / "pred.json", lambda d: d["annotations"][0].pop("image_id")),
+        r"pred\.json: annotation '0\.png' lacks image_id",
+        ONE_MISSED,
+    ),
+    "image that the ground truth does not have": (
+        lambda f: change(f / "pred.json", lambda d: d["annotations"][0].update(image_id="other")),
+        r"pred\.json: 1 of 2 annotations are for images that .*gt\.json does not have, the first has image_id 'other'",
+        ONE_MISSED,
+    ),
+    "odd score": (
+        of_segments(lambda rows: rows[1].update(score="high")),
+        r"pred\.json: annotation '0\.png': score 'high' of segment 140000, expected a number",
+        ALL,
+    ),
+    "odd crowd flag": (
+        of_segments(lambda rows: rows[1].update(iscrowd="yes")),
+        r"pred\.json: annotation '0\.png': iscrowd 'yes' of segment 140000, expected 0 or 1",
+        ALL,
     ),
     "wrong area": (
         of_segments(lambda rows: rows[0].update(area=669)),
@@ -223,13 +243,11 @@ def test_ap_needs_scores_and_takes_the_instance_file_where_given(pair):
         "annotations": [
             {"id": 1, "image_id": 0, "category_id": 8, "area": 2, "bbox": [2, 0, 2, 1], "iscrowd": 0,
              "segmentation": [[2, 0, 4, 0, 4, 1, 2, 1]]},
-            {"id": 2, "image_id": 9, "category_id": 8, "area": 2, "bbox": [2, 0, 2, 1], "iscrowd": 0,
-             "segmentation": [[2, 0, 4, 0, 4, 1, 2, 1]]},
         ]
     }  # fmt: skip
     (pair / "instances.json").write_text(json.dumps(instances))
     found = evaluate(pair, strict=True, instances=pair / "instances.json")[0]["instance"]
-    assert found["ap"] == pytest.approx(100), "one object of class 8; class 11 has none, image 9 is not evaluated"
+    assert found["ap"] == pytest.approx(100), "one object of class 8; class 11 has none"
     instances["annotations"][0]["category_id"] = 2
     (pair / "instances.json").write_text(json.dumps(instances))
     with pytest.raises(ValueError, match="category_id 2, expected a thing"):
@@ -259,8 +277,9 @@ def test_rows_of_images_name_the_worst(pair):
     ("field", "value", "said"),
     [
         ("area", 1e30, "an area that is no number"), ("area", {}, "an area that is no number"),
-        ("area", 4.5, "an area that is no number"), ("category_id", [1], "category_id None"),
-        ("id", "x", "segment id 'x'"), ("score", {}, None), ("score", 10**400, None), ("iscrowd", "0", None),
+        ("area", 4.5, "an area that is no number"), ("category_id", [1], "category_id [1]"),
+        ("id", "x", "segment id 'x'"), ("score", {}, "score {}"), ("score", 10**400, "score a number of more than 100"),
+        ("score", float("inf"), "score inf"), ("score", float("nan"), None), ("iscrowd", "0", None),
     ],
 )  # fmt: skip
 def test_nonsense_in_a_field_is_named_or_counts_as_nothing(pair, field, value, said):

@@ -6,8 +6,10 @@ examples:
   upsnet evaluate --submission coco --help          # packs predictions for a benchmark server
 
 With --gt and --pred, the command prints every contradiction in the files. If an image has no usable prediction, all its
-segments count as missed. Pixels whose id is not in the JSON, and segments of an unknown category, count as void. If an
-area in the JSON differs from the number of pixels, the number of pixels is used.
+segments count as missed. Predictions for images that the ground truth does not have are left out. Pixels whose id is
+not in the JSON, and segments of an unknown category, count as void. If an area in the JSON differs from the number of
+pixels, the number of pixels is used. Image ids may be numbers in one file and texts in the other (7, "7", "000007").
+A score is `-` on the screen and null in the files if there is nothing to score.
 """
 
 from __future__ import annotations
@@ -32,10 +34,10 @@ def main(argv: Sequence[str]) -> int:
     metrics = _score_files(args) if args.gt is not None else _evaluate_checkpoint(args)
     if metrics is None:  # another process prints
         return 0
-    from upsnet.engine.logging import headlines
+    from upsnet.engine.logging import headlines, score_text
 
     for name, value in {**headlines(metrics), **_scores_beside_headlines(metrics["panoptic"])}.items():
-        print(f"{name:12s} {value:7.3f}")
+        print(f"{name:12s} {score_text(value, '.3f'):>7s}")
     if args.report:
         print(f"report: {args.output / 'report.html'}")
     return 0
@@ -83,7 +85,7 @@ def _score_files(args: argparse.Namespace) -> dict[str, Any]:
     return metrics
 
 
-def _scores_beside_headlines(panoptic: dict[str, Any] | None) -> dict[str, float]:
+def _scores_beside_headlines(panoptic: dict[str, Any] | None) -> dict[str, float | None]:
     if panoptic is None:
         return {}
     values = {"pq_dagger": panoptic["pq_dagger"]["All"]}

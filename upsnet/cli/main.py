@@ -16,7 +16,7 @@ COMMANDS = {
     "predict": "segment an image, a folder of images, or a video",
     "export": "write a trained model as a slim checkpoint, as .pt2, or as .onnx",
     "convert": "convert annotations of other programs into the COCO panoptic layout",
-    "doctor": "check a data set, and write a corrected copy",
+    "doctor": "check a data set, propose a config, write a corrected copy",
     "weights": "convert weights of other programs into a checkpoint",
 }
 

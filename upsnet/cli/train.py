@@ -73,7 +73,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--init",
         type=Path,
-        help="initial weights: a checkpoint of this project, of the official UPSNet, torchvision or detectron2",
+        help="initial weights: a checkpoint of this project, of the official UPSNet, Panoptic-DeepLab, torchvision or "
+        "detectron2; layers that fit the config are taken, classes by name, and the first lines of the output name "
+        "what stays random",
     )
     parser.add_argument(
         "--dry-run",

@@ -3,10 +3,10 @@
 example:
   upsnet weights --weights upsnet_resnet50_coco_16gpu.pth --config upsnet_official_r50_coco --output model.pt
 
-Reads the official UPSNet's checkpoints, torchvision's Mask R-CNN and ResNet, detectron2's R-CNNs (.pkl, .pth), and
-checkpoints of this project. The config gives the architecture and the classes; rows of classes are matched by name.
-Parameters that the file does not contain keep random values: train the model before you use it (`upsnet train --init`
-reads the same files).
+Reads the checkpoints of the official UPSNet and of the original Panoptic-DeepLab, torchvision's Mask R-CNN and ResNet,
+detectron2's R-CNNs and Panoptic-DeepLab (.pkl, .pth), and checkpoints of this project. The config gives the
+architecture and the classes; rows of classes are matched by name. Parameters that the file does not contain keep random
+values: train the model before you use it (`upsnet train --init` reads the same files).
 """
 
 from __future__ import annotations

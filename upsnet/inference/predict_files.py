@@ -1,9 +1,10 @@
-"""Predicts image files and videos, and writes the id PNG, JSON and overlay of each."""
+"""Predicts image files and videos, and writes the id PNG, JSON and overlay of each, or one COCO-panoptic set."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -12,38 +13,147 @@ from tqdm import tqdm
 
 from upsnet.inference.drawing import overlay
 from upsnet.inference.predictor import PanopticPredictor
-from upsnet.io.files import atomic_path, remove_leftovers, write_json
+from upsnet.io.files import atomic_path, read_json, remove_leftovers, write_json
 from upsnet.io.images import read_image, write_image
+from upsnet.io.panoptic_json import image_files
 from upsnet.io.panoptic_png import write_panoptic_png
-from upsnet.io.predictions import prediction_rows
+from upsnet.io.predictions import PanopticWriter, prediction_rows
 from upsnet.structures import PanopticPrediction
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm"})
 
 
-def predict_images(predictor: PanopticPredictor, images: list[Path], output: Path) -> list[str]:
-    """Predicts each image; an image that cannot be read is skipped.
+class CocoImage(NamedTuple):
+    """An image of a COCO-panoptic set.
+
+    Attributes:
+        image_id: as in the ground truth.
+        file_name: path below the folder of the images.
+        size: (H, W) that the prediction must have; None if it is not known.
+    """
+
+    image_id: int | str
+    file_name: str
+    size: tuple[int, int] | None = None
+
+
+def images_by_stem(images: list[Path]) -> list[CocoImage]:
+    """Gives each image of a folder its stem as id; a stem of digits becomes a number (000000000139.jpg is image 139).
+
+    Raises:
+        ValueError: two images get the same id.
+    """
+    found: dict[int | str, CocoImage] = {}
+    for path in images:
+        is_number = path.stem.isascii() and path.stem.isdecimal() and len(path.stem) <= 18
+        image = CocoImage(int(path.stem) if is_number else path.stem, path.name)
+        if image.image_id in found:
+            raise ValueError(
+                f"{path}: has the image id {image.image_id} of {found[image.image_id].file_name}, expected an id for "
+                "each image; give the ids with --images-json, or rename one file"
+            )
+        found[image.image_id] = image
+    return list(found.values())
+
+
+def images_of_json(path: Path) -> list[CocoImage]:
+    """The images of a COCO JSON: ground truth, or a list of images without annotations (`image_info_*.json`).
+
+    Raises:
+        FileNotFoundError, ValueError: the file is missing, or its `images` have no id, file_name, height or width.
+    """
+    document = read_json(path)
+    rows = image_files(path, document.get("images") if isinstance(document, dict) else None)
+    return [CocoImage(image_id, row.file_name, (row.height, row.width)) for image_id, row in rows.items()]
+
+
+def predict_images(
+    predictor: PanopticPredictor, images: list[Path], output: Path, *, apply_exif: bool = True
+) -> list[str]:
+    """Predicts each image and writes a PNG, a JSON and an overlay; an image that cannot be read is skipped.
 
     Args:
         predictor: the model.
         images: image files; no two may have the same stem.
         output: folder for STEM.png, STEM.json and STEM_overlay.jpg of each.
+        apply_exif: rotate images as their EXIF orientation says.
 
     Returns:
         One line for each image that cannot be read.
     """
     remove_leftovers(output)
     failures: list[str] = []
-    for path in tqdm(images, desc="predict", disable=len(images) == 1):
+    for index, prediction, drawn in _predict_each(predictor, images, failures, apply_exif=apply_exif, draw=True):
+        path = images[index]
+        write_prediction(prediction, output / f"{path.stem}.png", path.name)
+        write_image(output / f"{path.stem}_overlay.jpg", drawn)
+    return failures
+
+
+def predict_coco(
+    predictor: PanopticPredictor,
+    folder: Path,
+    images: list[CocoImage],
+    json_path: Path,
+    output: Path | None = None,
+    *,
+    apply_exif: bool = True,
+) -> list[str]:
+    """Predicts images and writes one COCO-panoptic set of them; an image that cannot be read is skipped.
+
+    Args:
+        predictor: the model.
+        folder: of the images.
+        images: at least one.
+        json_path: the JSON to write; the PNGs go into the folder of the same name without `.json`. If no image can be
+            read, no JSON is written.
+        output: folder for the overlays, NAME_overlay.jpg; None: no overlays.
+        apply_exif: rotate images as their EXIF orientation says.
+
+    Returns:
+        One line for each image that cannot be read or does not have its size.
+    """
+    png_dir = json_path.with_suffix("")
+    for place in (json_path.parent, png_dir, *([] if output is None else [output])):
+        remove_leftovers(place)
+    writer = PanopticWriter(json_path, predictor.categories, [image.file_name for image in images])
+    failures: list[str] = []
+    paths = [folder / image.file_name for image in images]
+    for index, prediction, drawn in _predict_each(
+        predictor, paths, failures, apply_exif=apply_exif, draw=output is not None
+    ):
+        image, size = images[index], prediction.segment_ids.shape
+        if image.size is not None and size != image.size:
+            remedy = "; --no-exif takes the pixels as stored" if apply_exif and size == image.size[::-1] else ""
+            failures.append(
+                f"{paths[index]}: {size[1]} x {size[0]} pixels, expected {image.size[1]} x {image.size[0]} as in the "
+                f"JSON{remedy}"
+            )
+            continue
+        if output is not None:
+            name = writer.png_of[image.file_name].removesuffix(".png")
+            write_image(output / f"{name}_overlay.jpg", drawn)
+        writer.add(image.image_id, image.file_name, prediction.segment_ids, prediction_rows(prediction))
+    if len(failures) < len(images):
+        writer.close()
+    return failures
+
+
+def _predict_each(
+    predictor: PanopticPredictor, paths: Sequence[Path], failures: list[str], *, apply_exif: bool, draw: bool
+) -> Iterator[tuple[int, PanopticPrediction, npt.NDArray[np.uint8]]]:
+    """Number, prediction and overlay (empty unless `draw`) of each image; adds a line to `failures` for the others."""
+    value_range = predictor.make_input.value_range
+    for index, path in enumerate(tqdm(paths, desc="predict", disable=len(paths) == 1)):
         try:
-            prediction = predictor(path)  # as training reads it: a large JPEG at a part of its size
-            image = read_image(path, apply_exif=True)
+            # The model sees a large JPEG at a part of its size, as in training. The overlay shows all pixels.
+            prediction = predictor(path, apply_exif=apply_exif)
+            image = read_image(path, apply_exif=apply_exif, value_range=value_range) if draw else None
         except (OSError, ValueError) as error:
             failures.append(str(error) if str(path) in str(error) else f"{path}: {error}")
             continue
-        write_prediction(prediction, output / f"{path.stem}.png", path.name)
-        write_image(output / f"{path.stem}_overlay.jpg", overlay(image, prediction, predictor.categories))
-    return failures
+        drawn = np.zeros((0, 0, 3), np.uint8) if image is None else overlay(image, prediction, predictor.categories)
+        yield index, prediction, drawn
 
 
 def predict_video(predictor: PanopticPredictor, path: Path, output: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,9 +12,21 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from upsnet.io.panoptic_png import MAX_ID
+from upsnet.json_values import crowd_flag, number, whole_number
 from upsnet.text import shown
 
 ODD_AREA = -2
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Unreadable:
+    """What the file has in the place of a value that could not be read; errors show it as it is."""
+
+    value: Any
+
+    def __repr__(self) -> str:
+        return shown(self.value)
 
 
 class ImageFile(NamedTuple):
@@ -26,11 +38,15 @@ class ImageFile(NamedTuple):
 
 
 class SegmentColumns(NamedTuple):
-    """`segments_info` as its columns, which are packed unless they hold something odd.
+    """`segments_info` as its columns.
+
+    A column is an `array` if all of its values could be read. Otherwise it is a list, in which the other values are
+    `Unreadable`; `segment_faults` finds them.
 
     Attributes:
-        ids, categories: None where the field is missing.
-        crowds: 0 or 1; areas: -1 where the JSON says nothing; scores: NaN likewise.
+        ids, categories: whole numbers.
+        crowds: 0 or 1; areas: -1 where the JSON says nothing, `ODD_AREA` where it is no whole number.
+        scores: NaN where the JSON says nothing; empty if it gives none at all.
     """
 
     ids: Sequence[Any]
@@ -42,35 +58,80 @@ class SegmentColumns(NamedTuple):
     @classmethod
     def of(cls, rows: list[dict[str, Any]]) -> SegmentColumns:
         """Takes the columns out of the rows."""
-        is_scored = any("score" in row for row in rows)
-        scores = [_number(row.get("score")) for row in rows] if is_scored else []
-        areas = [-1 if row.get("area") is None else _whole(row["area"], ODD_AREA) for row in rows]
         return cls(
-            _packed("q", [row.get("id") for row in rows]),
-            _packed("q", [_whole(row.get("category_id"), None) for row in rows]),
-            array("b", [row.get("iscrowd") == 1 for row in rows]),
-            array("q", areas),
-            array("d", scores) if not all(map(math.isnan, scores)) else (),
+            _column("q", [row.get("id") for row in rows], whole_number),
+            _column("q", [row.get("category_id") for row in rows], whole_number),
+            _column("b", [row.get("iscrowd", 0) for row in rows], _crowd, {0, 1}),
+            _column("q", [row.get("area", -1) for row in rows], _area),
+            _scores([row.get("score") for row in rows]),
         )
 
-    def take(self, kept: list[int]) -> SegmentColumns:
-        """Some of the rows."""
-        return SegmentColumns(*([column[i] for i in kept] if len(column) else () for column in self))
+    def take(self, kept: Iterable[int]) -> SegmentColumns:
+        """Some of the rows, whose ids can be read; another `Unreadable` becomes None, 0 or NaN."""
+        kept = list(kept)
+        ids, categories, crowds, areas, scores = ([column[i] for i in kept] if len(column) else () for column in self)
+        return SegmentColumns(
+            ids,
+            [None if isinstance(value, Unreadable) else value for value in categories],
+            [0 if isinstance(value, Unreadable) else value for value in crowds],
+            areas,
+            [math.nan if isinstance(value, Unreadable) else value for value in scores],
+        )
 
 
-def crowd_flag(value: Any) -> bool:
-    """The meaning of `iscrowd`: null is no crowd; 0 and 1 may be written as text or as a fraction (`1.0`).
+class SegmentFault(NamedTuple):
+    """What is wrong with a value of a segment.
 
-    Raises:
-        ValueError: it is something else.
+    Attributes:
+        at: number of the row.
+        key: `id`, `category_id`, `iscrowd` or `score`.
+        text: the value and what was expected, without the names of the file and the image.
     """
-    if value is None:
+
+    at: int
+    key: str
+    text: str
+
+
+def segment_faults(columns: SegmentColumns, channels: Mapping[int, int]) -> list[SegmentFault]:
+    """Finds what is wrong with the segments of an image; nothing for almost every image.
+
+    Args:
+        columns: the segments.
+        channels: category id -> channel.
+    """
+    if _are_sound(columns, channels):
+        return []
+    faults = []
+    seen: set[int] = set()
+    for at, (own, category, crowd) in enumerate(zip(columns.ids, columns.categories, columns.crowds, strict=True)):
+        if isinstance(own, Unreadable) or not 0 < own <= MAX_ID:
+            text = f"segment id {shown(own)}, expected a whole number from 1 to {MAX_ID}"
+            faults.append(SegmentFault(at, "id", text))
+        elif own in seen:
+            faults.append(SegmentFault(at, "id", f"segment id {own} appears twice, expected once"))
+        else:
+            seen.add(own)
+        segment = f"of segment {shown(own)}"
+        if isinstance(category, Unreadable) or category not in channels:
+            text = f"category_id {shown(category)} {segment}, expected one of the {len(channels)} categories"
+            faults.append(SegmentFault(at, "category_id", text))
+        if isinstance(crowd, Unreadable):
+            faults.append(SegmentFault(at, "iscrowd", f"iscrowd {shown(crowd)} {segment}, expected 0 or 1"))
+    for at, score in enumerate(columns.scores):
+        if isinstance(score, Unreadable):
+            text = f"score {shown(score)} of segment {shown(columns.ids[at])}, expected a number"
+            faults.append(SegmentFault(at, "score", text))
+    return faults
+
+
+def _are_sound(columns: SegmentColumns, channels: Mapping[int, int]) -> bool:
+    """Whether `segment_faults` would find nothing; a few times faster."""
+    if list in map(type, columns):
         return False
-    if isinstance(value, int | float) and value in (0, 1):
-        return bool(value)
-    if value in ("0", "1"):
-        return bool(value == "1")
-    raise ValueError(f"iscrowd {shown(value)}, expected 0 or 1")
+    own = {*columns.ids}
+    in_range = not own or (min(own) > 0 and max(own) <= MAX_ID)
+    return in_range and len(own) == len(columns.ids) and channels.keys() >= {*columns.categories}
 
 
 def require_panoptic(path: Path, rows: Any) -> None:
@@ -94,28 +155,56 @@ def pack_segments(row: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-def _whole(value: Any, otherwise: Any) -> Any:
-    """A number without a fraction, of 64 bits, as an integer."""
-    if type(value) is int and -(2**63) < value < 2**63:  # nearly every value, so it comes first
-        return value
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return value if isinstance(value, int) and abs(value) < 2**63 else otherwise
+def _column(
+    kind: str, values: list[Any], read: Callable[[Any], int | None], allowed: set[int] | None = None
+) -> Sequence[Any]:
+    """The values as an array; as a list if one of them cannot be read.
+
+    Args:
+        kind: type code of `array.array`.
+        values: as in the file.
+        read: reads a value; None for one that cannot be read.
+        allowed: what the numbers may be; by default anything that fits into the array.
+    """
+    if {*map(type, values)} <= {int} and (allowed is None or allowed.issuperset(values)):
+        try:
+            return array(kind, values)
+        except OverflowError:
+            pass
+    found = [read(value) for value in values]
+    if None in found:
+        return [Unreadable(value) if one is None else one for one, value in zip(found, values, strict=True)]
+    return array(kind, found)
 
 
-def _number(value: Any) -> float:
-    """NaN for what is none."""
+def _crowd(value: Any) -> int | None:
     try:
-        return float(value) if isinstance(value, int | float) else math.nan
-    except OverflowError:
-        return math.nan
+        return int(crowd_flag(value))
+    except ValueError:
+        return None
 
 
-def _packed(kind: str, values: list[Any]) -> Sequence[Any]:
-    try:
-        return array(kind, values)
-    except (TypeError, OverflowError):
-        return values
+def _area(value: Any) -> int:
+    if value is None:
+        return -1
+    found = whole_number(value)
+    return ODD_AREA if found is None else found
+
+
+def _scores(values: list[Any]) -> Sequence[Any]:
+    """The scores as a column; a score that is null or NaN is none."""
+    if values.count(None) == len(values):
+        return ()
+    if {*map(type, values)} <= {int, float}:
+        try:
+            if all(map(math.isfinite, values)):
+                return array("d", values)
+        except OverflowError:
+            pass
+    found: list[Any] = [math.nan if value is None or value != value else number(value) for value in values]
+    if None in found:
+        return [Unreadable(value) if one is None else one for one, value in zip(found, values, strict=True)]
+    return () if all(map(math.isnan, found)) else array("d", found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,34 +13,62 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
+from upsnet.json_values import whole_number
 from upsnet.text import shown
 
 Size = tuple[int, int]
+MAX_NESTED = 3
+"""Lists around a number of a polygon at most."""
 
 
 def mask_of(segmentation: Any, size: Size) -> npt.NDArray[np.bool_]:
-    """The mask [H, W] of a `segmentation`: outlines, or run lengths.
+    """Draws a `segmentation` as a mask [H, W].
 
     Args:
-        segmentation: a list of polygons, each x1, y1, x2, y2, ...; or an object with `counts`.
+        segmentation: polygons, run lengths, or a list of run lengths, whose union counts. Polygons are lists of numbers
+            x1, y1, x2, y2, ... or of pairs [x, y] in pixels; (0, 0) is the upper left corner of the image. They may lie
+            in one list or in two nested lists; a single polygon needs no list around it. A polygon of fewer than three
+            points covers no pixel.
         size: (H, W) of the image.
 
     Raises:
-        ValueError: it is neither, it is for an image of another size, or it is damaged.
+        ValueError: it is none of these, it is for an image of another size, or it is damaged.
     """
     return np.asarray(coco_mask.decode(run_lengths(segmentation, size)) > 0)
 
 
 def run_lengths(segmentation: Any, size: Size) -> dict[str, Any]:
-    """The same as compressed run lengths, as pycocotools takes them."""
+    """Gives a `segmentation` (see `mask_of`) as compressed run lengths, the form that pycocotools takes.
+
+    Raises:
+        ValueError: as in `mask_of`.
+    """
     if isinstance(segmentation, dict):
         return _checked_runs(segmentation, size)
-    if not isinstance(segmentation, list):
-        raise ValueError(f"segmentation {shown(segmentation)}, expected polygons or run lengths")
-    _require_polygons(segmentation, size)
-    polygons = [[float(value) for value in polygon] for polygon in segmentation]
-    merged: dict[str, Any] = coco_mask.merge(coco_mask.frPyObjects(polygons, *size))
+    if _is_list_of_runs(segmentation):
+        parts = [_checked_runs(part, size) for part in segmentation]
+    else:
+        polygons = [polygon for polygon in outlines(segmentation) if len(polygon) >= 6]
+        for polygon in polygons:
+            _require_near(polygon, size)
+        parts = coco_mask.frPyObjects(polygons, *size) if polygons else []
+    if not parts:
+        parts = [coco_mask.frPyObjects({"counts": [math.prod(size)], "size": list(size)}, *size)]
+    merged: dict[str, Any] = coco_mask.merge(parts)
     return merged
+
+
+def has_no_pixels(segmentation: Any) -> bool:
+    """Whether a `segmentation` says that its object has no pixel: an empty list, or only polygons of one or two points.
+
+    A missing segmentation (None) says nothing, so the result is False; `mask_of` raises an error for it.
+
+    Raises:
+        ValueError: a list that is no list of polygons.
+    """
+    if not isinstance(segmentation, list) or _is_list_of_runs(segmentation):
+        return False
+    return all(len(polygon) < 6 for polygon in outlines(segmentation))
 
 
 def fill_polygons(polygons: Sequence[Sequence[float]], size: Size) -> npt.NDArray[np.bool_]:
@@ -53,26 +81,62 @@ def fill_polygons(polygons: Sequence[Sequence[float]], size: Size) -> npt.NDArra
     Raises:
         ValueError: fewer than three points, something that is no number, or points far outside the image.
     """
+    for polygon in polygons:
+        if len(polygon) < 6:
+            raise ValueError(f"polygon of {len(polygon) // 2} points, expected at least 3; draw it again, or delete it")
     return mask_of(list(polygons), size)
 
 
-def _require_polygons(polygons: Sequence[Any], size: Size) -> None:
-    if not polygons:
-        raise ValueError("no polygon, expected at least one; draw it again, or delete it")
-    height, width = size
-    for polygon in polygons:
-        if not isinstance(polygon, list | tuple) or not all(is_coordinate(value) for value in polygon):
-            raise ValueError("polygon is no list of numbers, expected x1, y1, x2, y2, ...")
-        if len(polygon) % 2:
-            raise ValueError(f"polygon of {len(polygon)} numbers, expected pairs x1, y1, x2, y2, ...")
-        if len(polygon) < 6:
-            raise ValueError(f"polygon of {len(polygon) // 2} points, expected at least 3; draw it again, or delete it")
-        for values, length, axis in ((polygon[0::2], width, "x"), (polygon[1::2], height, "y")):
-            if min(values) < -length or max(values) > 2 * length:
-                raise ValueError(
-                    f"polygon with {axis} from {min(values):g} to {max(values):g}, expected 0 to {length}: "
-                    "it was drawn on an image of another size"
-                )
+def outlines(segmentation: Any) -> list[list[float]]:
+    """Gives the polygons of a `segmentation` (see `mask_of`), each as x1, y1, x2, y2, ...
+
+    Raises:
+        ValueError: it is no list of polygons, or something in it is no coordinate.
+    """
+    if segmentation is None:
+        raise ValueError("no segmentation, expected polygons or run lengths: a box alone gives no mask")
+    if not isinstance(segmentation, list):
+        raise ValueError(f"segmentation {shown(segmentation)}, expected polygons or run lengths")
+    return _outlines(segmentation, MAX_NESTED)
+
+
+def _outlines(value: Any, depth: int) -> list[list[float]]:
+    """The polygons in a list in which numbers lie in at most `depth` lists."""
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"polygon {shown(value)}, expected a list x1, y1, x2, y2, ...")
+    if not any(isinstance(item, list | tuple) for item in value):
+        return [_outline(value)]
+    if depth == 1:
+        raise ValueError(f"polygons in more than {MAX_NESTED} nested lists, expected [[x1, y1, x2, y2, ...], ...]")
+    if all(_is_point(item) for item in value):
+        return [_outline([coordinate for point in value for coordinate in point])]
+    return [polygon for item in value for polygon in _outlines(item, depth - 1)]
+
+
+def _outline(values: Sequence[Any]) -> list[float]:
+    for value in values:
+        if not is_coordinate(value):
+            raise ValueError(f"polygon with {shown(value)}, expected numbers x1, y1, x2, y2, ...")
+    if len(values) % 2:
+        raise ValueError(f"polygon of {len(values)} numbers, expected pairs x1, y1, x2, y2, ...")
+    return [float(value) for value in values]
+
+
+def _is_point(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2 and not any(isinstance(v, list | tuple) for v in value)
+
+
+def _is_list_of_runs(segmentation: Any) -> bool:
+    return isinstance(segmentation, list) and len(segmentation) > 0 and all(isinstance(r, dict) for r in segmentation)
+
+
+def _require_near(polygon: Sequence[float], size: Size) -> None:
+    for values, length, axis in ((polygon[0::2], size[1], "x"), (polygon[1::2], size[0], "y")):
+        if min(values) < -length or max(values) > 2 * length:
+            raise ValueError(
+                f"polygon with {axis} from {min(values):g} to {max(values):g}, expected 0 to {length}: "
+                "it was drawn on an image of another size"
+            )
 
 
 def is_coordinate(value: Any) -> bool:
@@ -82,20 +146,24 @@ def is_coordinate(value: Any) -> bool:
 
 def _checked_runs(rle: dict[str, Any], size: Size) -> dict[str, Any]:
     counts, own = rle.get("counts"), rle.get("size")
-    if own is not None and own != list(size):
+    is_own_size = isinstance(own, list | tuple) and [whole_number(side) for side in own] == list(size)
+    if own is not None and not is_own_size:
         raise ValueError(f"run lengths for size {shown(own)}, expected {list(size)} (height, width)")
     total = math.prod(size)
     if isinstance(counts, list):
-        if not all(type(count) is int and 0 <= count <= total for count in counts) or sum(counts) != total:
+        runs: list[Any] = counts if all(type(count) is int for count in counts) else list(map(whole_number, counts))
+        if None in runs:
+            raise ValueError(f"run lengths with {shown(counts[runs.index(None)])}, expected whole numbers")
+        if not all(0 <= count <= total for count in runs) or sum(runs) != total:
             raise ValueError(f"run lengths do not add up to {total} pixels")
-        packed: dict[str, Any] = coco_mask.frPyObjects({"counts": counts, "size": list(size)}, *size)
+        packed: dict[str, Any] = coco_mask.frPyObjects({"counts": runs, "size": list(size)}, *size)
         return packed
     if not isinstance(counts, str) or not counts:
         raise ValueError("run lengths without counts, expected a list or a compressed string")
-    runs = decompress(counts)
-    if runs is None:
+    values = decompress(counts)
+    if values is None:
         raise ValueError("compressed run lengths are damaged")
-    if (runs < 0).any() or (runs > total).any() or runs.sum() != total:
+    if (values < 0).any() or (values > total).any() or values.sum() != total:
         raise ValueError(f"run lengths do not add up to {total} pixels")
     return {"counts": counts.encode(), "size": list(size)}
 

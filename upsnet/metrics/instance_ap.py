@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +12,7 @@ from faster_coco_eval import COCO, COCOeval_faster
 from pycocotools import mask as rle
 
 from upsnet.categories import CategorySet, semantic_from_label
-from upsnet.io.annotation import crowd_flag
-from upsnet.io.coco_masks import is_coordinate, run_lengths
-from upsnet.io.files import read_json
 from upsnet.structures import Sample
-from upsnet.text import shown
 
 NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 
@@ -42,22 +37,14 @@ class InstanceAP:
 
     Args:
         categories: the classes.
-        truth: a COCO instance file whose masks are the ground truth, instead of those that images bring along.
-        sizes: image id -> (H, W) of the images that are evaluated, for `truth`; its rows of other images are not used.
-
-    Raises:
-        FileNotFoundError, ValueError: no such file, or a row that cannot be used; at once.
+        truth: the ground truth as rows of COCO's instance format (`instance_file.read_instances`), in place of those
+            that images bring along.
     """
 
-    def __init__(
-        self,
-        categories: CategorySet,
-        truth: Path | None = None,
-        sizes: Mapping[int | str, tuple[int, int]] | None = None,
-    ) -> None:
+    def __init__(self, categories: CategorySet, truth: list[dict[str, Any]] | None = None) -> None:
         self.categories = categories
         self.rows: dict[Any, ImageInstances] = {}
-        self.file_truth = None if truth is None else _read_instances(truth, categories, sizes or {})
+        self.given_truth = truth
 
     def update(
         self,
@@ -105,7 +92,7 @@ class InstanceAP:
         """
         images = [self.rows[key] for key in sorted(self.rows, key=str)]
         numbers = {image.image_id: number for number, image in enumerate(images, 1)}
-        truth = self.file_truth
+        truth = self.given_truth
         if truth is None:
             truth = [{**row, "image_id": image.image_id} for image in images for row in image.truth]
         truth = [row for row in truth if row["image_id"] in numbers]
@@ -177,52 +164,3 @@ def mask_rows(ids: npt.NDArray[np.int32], rows: list[dict[str, Any]]) -> list[di
         score = {"score": row["score"]} if "score" in row else {}
         found.append({**score, "category_id": row["category_id"], "iscrowd": int(row.get("iscrowd", 0)), **fields})
     return found
-
-
-def _read_instances(
-    path: Path, categories: CategorySet, sizes: Mapping[int | str, tuple[int, int]]
-) -> list[dict[str, Any]]:
-    """The rows of a COCO instance file, with run lengths in the place of every segmentation."""
-    document = read_json(path)
-    rows = document.get("annotations") if isinstance(document, dict) else None
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ValueError(f"{path}: 'annotations' is no list of objects, expected a COCO instance file")
-    found = []
-    for number, row in enumerate(rows):
-        try:
-            if (checked := _checked_instance(row, categories, sizes)) is not None:
-                found.append(checked)
-        except ValueError as error:
-            raise ValueError(f"{path}: annotation {shown(row.get('id', number))}: {error}") from None
-    return found
-
-
-def _checked_instance(
-    row: dict[str, Any], categories: CategorySet, sizes: Mapping[int | str, tuple[int, int]]
-) -> dict[str, Any] | None:
-    """The row as COCO's evaluation takes it; None if its image is not evaluated."""
-    lacking = [key for key in ("image_id", "category_id", "segmentation", "area", "bbox") if key not in row]
-    if lacking:
-        raise ValueError(f"lacks {', '.join(lacking)}")
-    image_id, category_id, area, box = (row[key] for key in ("image_id", "category_id", "area", "bbox"))
-    if not isinstance(image_id, int | str):
-        raise ValueError(f"image_id {shown(image_id)}, expected a number or a text")
-    channel = categories.channels.get(category_id) if isinstance(category_id, int) else None
-    if channel is None or not categories[channel].is_thing:
-        raise ValueError(
-            f"category_id {shown(category_id)}, expected a thing of the categories of the panoptic ground truth"
-        )
-    if image_id not in sizes:
-        return None
-    if not isinstance(area, int | float) or not 0 <= area < 1e12:
-        raise ValueError(f"area {shown(area)}, expected a number of pixels")
-    if not isinstance(box, list) or len(box) != 4 or not all(map(is_coordinate, box)):
-        raise ValueError(f"bbox {shown(box)}, expected four numbers x, y, width, height")
-    return {
-        "image_id": image_id,
-        "category_id": category_id,
-        "segmentation": run_lengths(row["segmentation"], sizes[image_id]),
-        "area": area,
-        "bbox": box,
-        "iscrowd": int(crowd_flag(row.get("iscrowd"))),
-    }

@@ -60,7 +60,8 @@ class PanopticQuality:
     def compute(self) -> dict[str, Any]:
         """The `panoptic` section of `metrics.json`, in percent.
 
-        `All`, `Things`, `Stuff` and `per_class`; `pq_dagger`, the same groups and classes; `interval`, see
+        `All`, `Things`, `Stuff` and `per_class`, where what has no segment to score is None; `pq_dagger`, the same
+        groups and classes; `interval`, see
         `bootstrap.intervals`; `boundary`, like the section itself, None unless asked for; `confusion`, true
         category id -> predicted category id -> number of matched segments. Sums run in the order of the keys, so that
         any split of the images over processes gives the same bits.
@@ -82,11 +83,14 @@ class PanopticQuality:
         }
 
     def per_image(self) -> list[dict[str, Any]]:
-        """PQ, SQ and RQ of each image alone (means over the classes in it, in percent) with its TP, FP and FN."""
+        """PQ, SQ and RQ of each image alone (means over the classes in it, in percent) with its TP, FP and FN.
+
+        PQ, SQ and RQ of an image without a segment to score are None.
+        """
         rows = []
         for key in sorted(self.rows, key=str):
             scores = [class_quality(row) for row in self.rows[key].sums[:, :4]]
-            counts = {name: sum(score[name] for score in scores) for name in ("tp", "fp", "fn")}
+            counts = {name: sum(score[name] or 0 for score in scores) for name in ("tp", "fp", "fn")}
             rows.append({"image_id": key, **group_quality(scores), **counts})
         return rows
 
@@ -104,13 +108,11 @@ class PanopticQuality:
         ):
             values[str(category.id)] = None if iou is None else 100 * iou
         for category in self.categories.categories[num_stuff:]:
-            scores = per_class[str(category.id)]
-            values[str(category.id)] = scores["pq"] if scores["tp"] + scores["fp"] + scores["fn"] else None
-        groups: dict[str, Any] = {}
-        for name, members in GROUPS:
-            seen = [values[str(c.id)] for c in self.categories.categories if c.is_thing in members]
-            known = [value for value in seen if value is not None]
-            groups[name] = sum(known) / max(1, len(known))
+            values[str(category.id)] = per_class[str(category.id)]["pq"]
+        groups = {
+            name: mean([values[str(c.id)] for c in self.categories.categories if c.is_thing in members])
+            for name, members in GROUPS
+        }
         return {**groups, "per_class": values}
 
     def _confusion(self, counts: npt.NDArray[np.int64]) -> dict[str, dict[str, int]]:
@@ -121,14 +123,17 @@ class PanopticQuality:
         return rows
 
 
-def class_quality(row: npt.NDArray[np.float64]) -> dict[str, float]:
-    """PQ, SQ and RQ in percent of one class, from its `FIELDS`, which follow them."""
+def class_quality(row: npt.NDArray[np.float64]) -> dict[str, float | None]:
+    """PQ, SQ and RQ in percent of one class, from its `FIELDS`, which follow them.
+
+    They are None if the class has no segment to score. SQ is 0 if it has segments, but no match.
+    """
     iou, tp, fp, fn = row.tolist()
     size = tp + fp / 2 + fn / 2
     return {
-        "pq": 100 * iou / size if size else 0.0,
-        "sq": 100 * iou / tp if tp else 0.0,
-        "rq": 100 * tp / size if size else 0.0,
+        "pq": 100 * iou / size if size else None,
+        "sq": None if not size else 100 * iou / tp if tp else 0.0,
+        "rq": 100 * tp / size if size else None,
         "iou": iou,
         "tp": int(tp),
         "fp": int(fp),
@@ -136,8 +141,13 @@ def class_quality(row: npt.NDArray[np.float64]) -> dict[str, float]:
     }
 
 
-def group_quality(scores: Iterable[dict[str, float]]) -> dict[str, Any]:
-    """Means of PQ, SQ and RQ over the classes that occur, and their number n."""
-    seen = [score for score in scores if score["tp"] + score["fp"] + score["fn"] > 0]
-    means = {name: sum(score[name] for score in seen) / max(1, len(seen)) for name in ("pq", "sq", "rq")}
-    return {**means, "n": len(seen)}
+def group_quality(scores: Iterable[dict[str, float | None]]) -> dict[str, Any]:
+    """Means of PQ, SQ and RQ over the classes that occur, None if none does; and their number n."""
+    seen = [score for score in scores if score["pq"] is not None]
+    return {**{name: mean([score[name] for score in seen]) for name in ("pq", "sq", "rq")}, "n": len(seen)}
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """The mean of the values that are not None; None if there is none."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

@@ -18,6 +18,7 @@ from upsnet.io.parallel import in_order
 from upsnet.metrics import image_scores
 from upsnet.metrics.image_pair import ImageReport, PairResult, PairScorer
 from upsnet.metrics.instance_ap import InstanceAP
+from upsnet.metrics.instance_file import read_instances
 from upsnet.metrics.panoptic_quality import PanopticQuality
 from upsnet.metrics.semantic_iou import SemanticIoU
 from upsnet.ops import id_maps
@@ -84,10 +85,11 @@ def score_files(
     image_dir: Path | None = None,
     progress: bool = True,
 ) -> FileScores[Report]:
-    """Scores every annotated image of the truth; predictions for other images are left aside.
+    """Scores every annotated image of the truth.
 
     Faults of single images are reported and counted as `PairScorer` says; an image whose truth cannot be read is left
-    out. AP is found if every predicted thing of known category carries a score.
+    out. Predictions for images that the truth does not have are left out too, and reported. AP is found if every
+    predicted thing of known category carries a score.
 
     Args:
         truth_json, predicted_json: COCO-panoptic JSON files.
@@ -108,7 +110,7 @@ def score_files(
     truth = PanopticJson(truth_json, truth_dir)
     if image_dir is not None:
         _require_photographs(truth, image_dir)
-    predicted = PanopticJson(predicted_json, predicted_dir, truth.categories, truth.images, problems)
+    predicted = PanopticJson(predicted_json, predicted_dir, truth=truth, problems=problems)
     problems += _missing(truth, predicted)
     scored = _things_with_scores(predicted)
     if 0 < sum(scored) < len(scored):
@@ -118,9 +120,10 @@ def score_files(
     if instances is not None and not with_ap:
         problems.append(f"{predicted_json}: no AP against {instances}, which needs a score on every predicted thing")
     image_report = report(truth.categories) if report is not None else None
+    true_instances = read_instances(instances, truth, problems) if instances is not None and with_ap else None
     scores = FileScores(
         PanopticQuality(truth.categories, boundary=boundary),
-        InstanceAP(truth.categories, instances, _sizes(truth)) if with_ap else None,
+        InstanceAP(truth.categories, true_instances) if with_ap else None,
         problems,
         image_report,
     )
@@ -152,12 +155,6 @@ class _Pairs(Dataset[PairResult]):
 
     def __getitem__(self, index: int) -> PairResult:
         return self.scorer(self.image_ids[index])
-
-
-def _sizes(truth: PanopticJson) -> dict[int | str, tuple[int, int]]:
-    """(H, W) of every annotated image, by its id."""
-    images = truth.images
-    return {key: images.size_at(images.position(key)) for key in truth.annotations}
 
 
 def _missing(truth: PanopticJson, predicted: PanopticJson) -> list[str]:

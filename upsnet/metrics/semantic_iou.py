@@ -41,9 +41,13 @@ class SemanticIoU:
             np.add.at(self.confusion.reshape(-1), image.cells % size, image.pixels)
 
     def compute(self) -> dict[str, Any]:
-        """The `semantic` section of `metrics.json`, in percent; classes that never occur are left out of the mean."""
+        """The `semantic` section of `metrics.json`, in percent; classes that never occur are left out of the mean.
+
+        mIoU is None if no class occurs, and the pixel accuracy if no pixel is labelled.
+        """
         hit = np.diag(self.confusion)
         union = self.confusion.sum(0)[:-1] + self.confusion.sum(1) - hit
         iou = {c.name: float(100 * hit[i] / union[i]) for i, c in enumerate(self.categories.categories) if union[i]}
-        correct = float(100 * hit.sum() / max(1, self.confusion.sum()))
-        return {"miou": sum(iou.values()) / max(1, len(iou)), "pixel_accuracy": correct, "per_class": iou}
+        pixels = self.confusion.sum()
+        correct = float(100 * hit.sum() / pixels) if pixels else None
+        return {"miou": sum(iou.values()) / len(iou) if iou else None, "pixel_accuracy": correct, "per_class": iou}

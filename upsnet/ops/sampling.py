@@ -9,8 +9,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from upsnet.ops.backend import is_exporting
-
 _MASK = 0xFFFFFFFF
 
 
@@ -21,9 +19,8 @@ def _mix(x: Tensor) -> Tensor:
     return (x >> 16) ^ x
 
 
-@torch.library.custom_op("upsnet::hashed_uniform", mutates_args=())
 def hashed_uniform(seeds: Tensor, stream: int, positions: Tensor) -> Tensor:
-    """float32 [B, M] in 0..1. An operator, because compilers count with 32 bits where these are 64.
+    """Pseudo-random float32 [B, M] in 0..1.
 
     Args:
         seeds: int64 [B], not negative.
@@ -32,18 +29,6 @@ def hashed_uniform(seeds: Tensor, stream: int, positions: Tensor) -> Tensor:
     """
     key = _mix((seeds & _MASK) ^ _mix((seeds >> 32) + stream * 0x9E37 & _MASK))
     return (_mix(key[:, None] ^ (positions * 0x9E3779B1 & _MASK)) >> 8).float() / 2**24
-
-
-@hashed_uniform.register_fake
-def _(seeds: Tensor, stream: int, positions: Tensor) -> Tensor:
-    return seeds.new_empty(len(seeds), len(positions), dtype=torch.float32)
-
-
-def at_most(count: int, available: int) -> int:
-    """The smaller one. A compiled graph serves one outcome: inductor cannot compare sizes such as min(16, n)."""
-    if is_exporting():
-        return min(count, available)
-    return count if available >= count else available
 
 
 def sample_ranked(priority: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -56,7 +41,7 @@ def sample_ranked(priority: Tensor, count: int) -> tuple[Tensor, Tensor]:
     Returns:
         indices int64 [B, min(count, M)], and bool of the same shape: the slot is taken.
     """
-    top = priority.topk(at_most(count, priority.shape[1]), dim=1)
+    top = priority.topk(min(count, priority.shape[1]), dim=1)
     return top.indices, top.values >= 0
 
 

@@ -28,7 +28,7 @@ EXPLAINED = {
 
 def error_causes(stats: Statistics, metrics: dict[str, Any], categories: CategorySet) -> str:
     """Causes of the errors: together, and for each class."""
-    now = metrics["panoptic"]["All"]["pq"]
+    now = metrics["panoptic"]["All"]["pq"] or 0.0  # None without a segment, and then there is no error either
     missed, spurious = stats.missed.sum(0), stats.spurious.sum(0)
     both = missed + spurious
     order = np.argsort(-(stats.mended - now), kind="stable").tolist()

@@ -93,14 +93,19 @@ def class_table(metrics: dict[str, Any], categories: CategorySet) -> str:
         rows.append(
             f'<tr data-kind="{_kind(category)}" data-seen="{int(seen)}" data-id="{category.id}">'
             f'<th scope="row" title="{escape(category.name)}">{class_swatch(category)}{escape(category.name)}</th>'
-            f'<td class="text">{_kind(category)}</td>{cell(s["pq"], extra=bar(s["pq"]), kind="pq")}'
+            f'<td class="text">{_kind(category)}</td>{_share(s["pq"], kind="pq")}'
             f'<td class="text muted" data-value="{interval[0] if interval else -1.0}">{_range(interval)}</td>'
-            f"{cell(s['sq'], extra=bar(s['sq']))}{cell(s['rq'], extra=bar(s['rq']))}"
+            f"{_share(s['sq'])}{_share(s['rq'])}"
             f"{cell(s['tp'])}{cell(s['fp'])}{cell(s['fn'])}{cell(s['iou'])}</tr>"
         )
     head = ("Class", "Kind", "PQ", "95 % interval", "SQ", "RQ", "TP", "FP", "FN", "Sum of IoU")
     shown = table("class-table", "PQ by class", head, rows, text=("Kind", "95 % interval"), tall=True)
     return section("classes", "Classes", _filters("class-table"), shown)
+
+
+def _share(value: float | None, *, kind: str = "num") -> str:
+    """A cell of a number in percent with its bar; a dash if there is nothing to score."""
+    return no_cell() if value is None else cell(value, extra=bar(value), kind=kind)
 
 
 def _filters(target: str) -> str:
@@ -125,9 +130,9 @@ def sizes_and_scores(stats: Statistics) -> str:
         name = f"{low}² to {edges[i + 1]}²" if i + 1 < len(edges) else f"{low}² and more"
         name = f"below {edges[1]}²" if i == 0 else name
         recall = 100 * tp / (tp + fn) if tp + fn else None
-        shown = no_cell() if recall is None else cell(recall, extra=bar(recall), kind="pq")
-        pq = cell(scores[0], extra=bar(scores[0]), kind="pq") if tp + fp + fn else no_cell()
-        rows.append(f'<tr><th scope="row">{name}</th>{cell(int(tp + fn))}{shown}{cell(int(fp))}{pq}</tr>')
+        pq = _share(scores[0] if tp + fp + fn else None, kind="pq")
+        found = _share(recall, kind="pq")
+        rows.append(f'<tr><th scope="row">{name}</th>{cell(int(tp + fn))}{found}{cell(int(fp))}{pq}</tr>')
     sizes = table("size-table", "By area in pixels, all classes pooled", _SIZE_HEAD, rows, sortable=False)
     return section(
         "sizes",
