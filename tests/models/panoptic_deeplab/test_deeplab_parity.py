@@ -337,7 +337,8 @@ def check_training_step(path, kind, dtype, models, monkeypatch):
     if not is_double and kind == "nodrop":
         for key in {k.removeprefix("nodrop__stats__") for k in ref if k.startswith("nodrop__stats__")} & stages.keys():
             stored = {f"stats__{key}": ref[f"nodrop__stats__{key}"]}
-            check_statistics(stages[key], stored, key, 1e-3 * stored[f"stats__{key}"][1])
+            # Sums in another order (another number of threads) move single values by 1e-3 of the spread.
+            check_statistics(stages[key], stored, key, 5e-3 * stored[f"stats__{key}"][1])
         check_running_statistics(model, ref)
 
 
