@@ -63,8 +63,10 @@ TINY = {
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _two_threads():
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
+def _few_threads():
+    """Two threads, or one beside other test processes: threads that wait for a busy core take several times as long."""
+    alone = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)) == 1
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2 if alone else 1)))
 
 
 def pytest_collection_modifyitems(items):

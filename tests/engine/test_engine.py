@@ -129,6 +129,15 @@ def test_four_images_can_be_learnt_by_heart(make_config, tmp_path):
     assert metrics["panoptic"]["All"]["pq"] > 90
 
 
+def test_things_alone_train_with_a_background_for_the_unlabelled_pixels(make_config, tmp_path):
+    options = ("data.classes.keep=[disc, star]", "train.iterations=2", "evaluate.panels=0", "evaluate.instance=false")
+    with pytest.raises(ValueError, match=r"no stuff class, expected one; set data\.classes\.background=background"):
+        Trainer(make_config(*options), tmp_path / "without", CPU)
+    metrics = Trainer(make_config(*options, "data.classes.background=rest"), tmp_path / "with", CPU).run()
+    assert {row["name"] for row in metrics["panoptic"]["per_class"].values()} == {"rest", "disc", "star"}
+    assert metrics["panoptic"]["Things"]["pq"] is not None, "things are scored"
+
+
 def test_ap_may_be_measured_in_the_last_evaluation_only(make_config, tmp_path):
     config = make_config("evaluate.instance=last", "train.iterations=4", "train.evaluate_every=2", "evaluate.panels=0")
     metrics = Trainer(config, tmp_path, CPU).run()

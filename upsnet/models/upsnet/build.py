@@ -57,7 +57,10 @@ def build_upsnet(model: UPSNetConfig, categories: CategorySet, backbone: ResNet,
             f"model.heads={model.heads}: the data set has no thing class, expected one; use model.heads=semantic"
         )
     if model.heads == "both" and categories.num_stuff == 0:
-        raise ValueError("model.heads=both: the data set has no stuff class, expected one; use model.heads=instance")
+        raise ValueError(
+            "model.heads=both: the data set has no stuff class, expected one; set data.classes.background=background "
+            "for the unlabelled pixels, or model.heads=instance"
+        )
     channels, is_official = model.fpn_channels, model.loss.normalizer == "official"
     rpn = instance_head = None
     if has_instance:
