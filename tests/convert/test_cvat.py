@@ -125,7 +125,7 @@ def test_fruits_come_back_exactly(real_data, tmp_path):
 
 
 def test_run_lengths_of_cvat(tmp_path):
-    """Row by row in the mask's own box, off first: a mask as CVAT's issue 4723 shows, shortened."""
+    """Row by row in the mask's own box, off first: a shortened mask of a CVAT export."""
     values = {"label": "cat", "rle": "1, 2, 2, 3, 0, 1, 3", "left": 5, "top": 7, "width": 4, "height": 3}
     expected = np.zeros(SIZE, bool)
     expected[7:10, 5:9] = [[0, 1, 1, 0], [0, 1, 1, 1], [1, 0, 0, 0]]
