@@ -15,6 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from upsnet.convert.layers import Box, Region
+from upsnet.io.coco_masks import require_near
 from upsnet.io.images import open_image
 
 LARGEST = 1e9
@@ -90,25 +91,6 @@ def fill_ellipse(
         across = ((y - center[1]) * cos - (x - center[0]) * sin) / radii[1]
         mask[top:bottom, left:right] = along**2 + across**2 <= 1
     return mask
-
-
-def require_near(outline: Sequence[float], size: tuple[int, int], what: str) -> None:
-    """Checks that an outline does not reach further outside the image than the image is long.
-
-    Args:
-        outline: x1, y1, x2, y2, ... in pixels, at least one point.
-        size: (H, W) of the image.
-        what: names the shape in the error.
-
-    Raises:
-        ValueError: it does.
-    """
-    for values, length, axis in ((outline[0::2], size[1], "x"), (outline[1::2], size[0], "y")):
-        if min(values) < -length or max(values) > 2 * length:
-            raise ValueError(
-                f"{what} with {axis} from {min(values):g} to {max(values):g}, expected 0 to {length}: "
-                "it was drawn on an image of another size"
-            )
 
 
 def paste_png(

@@ -19,7 +19,7 @@ from PIL import Image
 
 from upsnet.categories.category_set import is_name
 from upsnet.convert.classes import ClassOptions
-from upsnet.convert.drawing import LARGEST, box_around, join, paste_png, rectangle, require_near
+from upsnet.convert.drawing import LARGEST, box_around, join, paste_png, rectangle
 from upsnet.convert.export_files import as_list, find_image, images_left_out, kind_of, require_kind
 from upsnet.convert.layers import Box, Layers, Region
 from upsnet.convert.orientation import Picture
@@ -33,6 +33,7 @@ from upsnet.convert.source import (
     require_folder,
     with_own_names,
 )
+from upsnet.io.coco_masks import require_near
 from upsnet.io.files import list_files, read_json
 from upsnet.json_values import number, whole_number
 from upsnet.text import shown

@@ -50,7 +50,7 @@ def run_lengths(segmentation: Any, size: Size) -> dict[str, Any]:
     else:
         polygons = [polygon for polygon in outlines(segmentation) if len(polygon) >= 6]
         for polygon in polygons:
-            _require_near(polygon, size)
+            require_near(polygon, size)
         parts = coco_mask.frPyObjects(polygons, *size) if polygons else []
     if not parts:
         parts = [coco_mask.frPyObjects({"counts": [math.prod(size)], "size": list(size)}, *size)]
@@ -130,11 +130,21 @@ def _is_list_of_runs(segmentation: Any) -> bool:
     return isinstance(segmentation, list) and len(segmentation) > 0 and all(isinstance(r, dict) for r in segmentation)
 
 
-def _require_near(polygon: Sequence[float], size: Size) -> None:
-    for values, length, axis in ((polygon[0::2], size[1], "x"), (polygon[1::2], size[0], "y")):
+def require_near(outline: Sequence[float], size: Size, what: str = "polygon") -> None:
+    """Checks that an outline does not reach further outside the image than the image is long.
+
+    Args:
+        outline: x1, y1, x2, y2, ... in pixels, at least one point.
+        size: (H, W) of the image.
+        what: names the shape in the error.
+
+    Raises:
+        ValueError: it does.
+    """
+    for values, length, axis in ((outline[0::2], size[1], "x"), (outline[1::2], size[0], "y")):
         if min(values) < -length or max(values) > 2 * length:
             raise ValueError(
-                f"polygon with {axis} from {min(values):g} to {max(values):g}, expected 0 to {length}: "
+                f"{what} with {axis} from {min(values):g} to {max(values):g}, expected 0 to {length}: "
                 "it was drawn on an image of another size"
             )
 
