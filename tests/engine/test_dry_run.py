@@ -30,6 +30,14 @@ def test_a_dry_run_tells_memory_time_and_disk_and_writes_nothing(run_tool, tiny_
         assert re.search(pattern, out), (pattern, out)
 
 
+def test_a_dry_run_tells_which_initial_weights_were_taken(run_tool, tiny_yaml, tmp_path, checkpoint):
+    code, out, err = run_tool(
+        "train", "--config", tiny_yaml, "--output", tmp_path / "run", "--dry-run", "--init", checkpoint
+    )
+    assert code == 0, err
+    assert re.search(r"checkpoint of this project: .* tensors loaded", out), out
+
+
 def test_the_largest_batch_is_at_the_largest_scale(make_config):
     config = make_config("data.augment.short_sides=[32, 64]", "data.augment.max_side=200", "train.batch_size=3")
     batch = largest_batch(open_dataset(config.data, "train"), config, MULTIPLES_OF_32)

@@ -59,7 +59,7 @@ def dry_run(config: Config, output: Path | str, *, init: Path | str | None = Non
         loading = _loading_seconds(trainer, config) * config.train.accumulate
         if not trainer.is_main:
             return []
-        return [*trainer.notes, *_report(trainer, config, Path(output), batch, step, loading)]
+        return [*trainer.introduction(), *_report(trainer, config, Path(output), batch, step, loading)]
 
 
 def _report(

@@ -114,7 +114,7 @@ def train(
         start = None if init is None else Path(init)
         trainer = Trainer(config, Path(output), device, resume=resume, init=start, profile=profile)
         if trainer.is_main:
-            for line in [*(trainer.report.lines() if trainer.report else []), *trainer.notes]:
+            for line in trainer.introduction():
                 tell(line)
             for line in trainer.report.warnings if trainer.report else []:
                 warn(line)
@@ -206,6 +206,10 @@ class Trainer:
         self._recorded = RecordedFunction(device, copy_losses) if can_record(config.train, device) else None
         self._flat: distributed.FlatGradients | None = None
         self.notes += notes_of_beginning(config, found, output, distributed.world_size())
+
+    def introduction(self) -> list[str]:
+        """What the user should know before the first step: the initial weights that were taken, and notes."""
+        return [*(self.report.lines() if self.report else []), *self.notes]
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         state = checkpoint.training
