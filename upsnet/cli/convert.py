@@ -315,35 +315,32 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "upsnet convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    common, stuff = _common_options(), argparse.ArgumentParser(add_help=False)
-    stuff.add_argument(
-        "--stuff", metavar="NAMES", help="labels that are stuff, NAME or VALUE=NAME, as in road,sky or 7=road,8=sky"
-    )
     forms = parser.add_subparsers(dest="form", required=True, metavar="FORM")
     added = {}
     for form, (text, what, takes_several) in ANNOTATIONS.items():
-        added[form] = one = forms.add_parser(form, parents=[common, stuff], help=text)
+        added[form] = one = forms.add_parser(form, help=text)
         one.add_argument("--annotations", type=Path, required=True, nargs="+" if takes_several else None, help=what)
         default = "" if form in NEEDS_IMAGES else " (default: where the annotations are)"
         one.add_argument(
             "--images", type=Path, nargs="+", required=form in NEEDS_IMAGES, help=f"folders of the images{default}"
         )
+        _add_common(one)
     added["coco"].epilog = "`upsnet convert coco check` checks an unpacked COCO panoptic."
     added["coco"].add_argument(
         "--semantic", type=Path,
-        help="folder of class maps STEM.png; --stuff VALUE=NAME or --classes name the values, 0 and 255 are unlabelled",
+        help="folder of class maps STEM.png, named by --stuff VALUE=NAME or --classes; 0 is unlabelled, 255 void",
     )  # fmt: skip
     added["coco"].add_argument(
         "--crowds",
         choices=["objects", "crowds"],
         help="what annotations with iscrowd 1 are (default: crowds; an error if they look like objects)",
     )
-    ids = forms.add_parser("id-pngs", parents=[common], help="instance-id PNGs and class-id PNGs")
+    ids = forms.add_parser("id-pngs", help="instance-id PNGs and class-id PNGs")
     ids.add_argument("--images", type=Path, nargs="+", required=True, help="folders of the images")
     ids.add_argument("--instances", type=Path, required=True, help="folder of instance maps STEM.png, 0 = none")
     ids.add_argument("--semantic", type=Path, required=True, help="folder of class maps STEM.png (needs --classes)")
-    ids.set_defaults(stuff=None)
-    masks = forms.add_parser("masks", parents=[common, stuff], help="one mask file per instance")
+    _add_common(ids, with_stuff=False)
+    masks = forms.add_parser("masks", help="one mask file per instance")
     masks.add_argument(
         "--images", type=Path, nargs="+", required=True, help="folders of the images, or of STEM/images + STEM/masks"
     )
@@ -351,6 +348,7 @@ def _parser() -> argparse.ArgumentParser:
         "--masks", type=Path, help="folder of STEM/CLASS_k.png, CLASS/STEM_k.png, STEM_CLASS_k.png and the like"
     )
     masks.add_argument("--label", metavar="NAME", help="class of all instances, regardless of the file names")
+    _add_common(masks)
 
     cityscapes = forms.add_parser("cityscapes", help="check an unpacked Cityscapes, or write it in panoptic format")
     cityscapes.add_argument(
@@ -374,13 +372,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _common_options() -> argparse.ArgumentParser:
-    """The options of all forms that are converted."""
-    common = argparse.ArgumentParser(add_help=False)
+def _add_common(common: argparse.ArgumentParser, *, with_stuff: bool = True) -> None:
+    """Adds the options of all forms that are converted."""
     common.add_argument("--output", type=Path, required=True, help="folder of the data set")
     splits = common.add_argument_group("splits (default: those of the annotations, else all images are in train)")
     which = splits.add_mutually_exclusive_group()
-    which.add_argument("--split", help="the one split that is written: its name, or one of the annotations")
+    which.add_argument(
+        "--split", help="write one split: the one of this name if the annotations have splits, else all images"
+    )
     which.add_argument("--split-val", type=float, metavar="SHARE", help="write train and val, with this share in val")
     splits.add_argument("--seed", type=int, default=0, help="random seed of --split-val (default: 0)")
     splits.add_argument(
@@ -395,6 +394,12 @@ def _common_options() -> argparse.ArgumentParser:
     classes.add_argument("--merge", action="append", metavar="NEW=A,B", help="labels that become one class; repeatable")
     classes.add_argument("--rename", action="append", metavar="OLD=NEW", help="a new name for a label; repeatable")
     classes.add_argument("--drop", metavar="NAMES", help="classes whose pixels are void")
+    if with_stuff:
+        classes.add_argument(
+            "--stuff", metavar="NAMES", help="labels that are stuff, NAME or VALUE=NAME, as in road,sky or 7=road,8=sky"
+        )
+    else:
+        common.set_defaults(stuff=None)
     background = classes.add_mutually_exclusive_group()
     background.add_argument("--background", metavar="NAME", help="stuff that fills unlabelled pixels")
     background.add_argument(
@@ -419,4 +424,3 @@ def _common_options() -> argparse.ArgumentParser:
     )
     mistakes.add_argument("--drop-unannotated", action="store_true", help="leave out images that show no object")
     common.add_argument("--workers", type=int, help="processes (default: one per core)")
-    return common
