@@ -92,7 +92,7 @@ def test_the_numberings_of_the_guide_are_those_of_its_example(newcomer, upsnet_c
 
 @pytest.fixture
 def exports(tmp_path, upsnet_command, monkeypatch):
-    """A folder with the photographs of `examples/fruits` as each annotation program exports them."""
+    """A folder with the images of `examples/fruits` as each annotation program exports them."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     fruits = ROOT / "examples" / "fruits" / "annotations.json"
@@ -138,7 +138,7 @@ def write_small_files(samples, categories, folder):
 
 
 def test_every_program_of_the_documents_gives_the_same_data(exports, tmp_path, upsnet_command):
-    """The commands of docs/annotation_programs.md, each on what its program exports of the same photographs."""
+    """The commands of docs/annotation_programs.md, each on what its program exports of the same images."""
     expected = Counter()
     for i in range(len(exports)):
         for category, mask in forms_more.things(exports[i], exports.categories):
