@@ -40,11 +40,14 @@ def blocks(kind, document=GUIDE):
 
 @pytest.fixture
 def newcomer(tmp_path, monkeypatch):
-    """A folder like that of the repository."""
+    """A folder like that of the repository, without timm: the guide tells the results of random weights."""
+    monkeypatch.setitem(sys.modules, "timm", None)
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text("import sys\n\nsys.modules['timm'] = None\n")
     for name in ("configs", "examples"):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.delenv("UPSNET_DATASETS", raising=False)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}{os.pathsep}{ROOT}")
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -16,7 +16,7 @@ from upsnet.config import load as config_files
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 REQUIRED = (ROOT / "requirements.txt").read_text().split("\n")
-OPTIONAL = {name: PROJECT["optional-dependencies"][name] for name in ("onnx", "wandb", "supervision")}
+OPTIONAL = {name: PROJECT["optional-dependencies"][name] for name in ("onnx", "wandb", "supervision", "timm")}
 WITH_TORCH = {"triton"}
 """GPU builds of torch install it; the package checks that it is installed before it imports it."""
 USES_EXTRA = {"export/onnx_ops.py", "export/onnx_fusion.py", "export/onnx_grouping.py", "export/onnx_tiles.py"}

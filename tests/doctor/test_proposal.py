@@ -2,6 +2,7 @@
 
 import logging
 import re
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -20,6 +21,7 @@ from upsnet.doctor.check_run import check_before_training
 from upsnet.doctor.config_file import render, write_config
 from upsnet.doctor.plan import Device
 from upsnet.doctor.proposal import propose
+from upsnet.doctor.screen import describe_proposal
 from upsnet.doctor.segments import Segments
 from upsnet.doctor.statistics import SplitStatistics
 from upsnet.engine.optim import require_schedule
@@ -63,9 +65,9 @@ def statistics(categories, images, edits=None):
     return SplitStatistics.of(named, categories, edits or ClassEdits())
 
 
-def propose_for(train, val=None, device=TWO_CORES, data=None):
+def propose_for(train, val=None, device=TWO_CORES, data=None, *, has_timm=False):
     data = data or (DATA if val is not None else {"train": DATA["train"], "val": DATA["train"]})
-    return propose(train, val, data, device, source="planted")
+    return propose(train, val, data, device, source="planted", has_timm=has_timm)
 
 
 def config_of(proposal):
@@ -222,6 +224,22 @@ def test_random_weights_are_never_frozen():
         assert (backbone.weights, backbone.freeze_at, backbone.norm) == (None, 0, "gn")
 
 
+def test_few_images_of_8_bits_get_pretrained_weights_where_timm_is_installed():
+    images = [image((128, 128), (0, 128, 128), (1, 50, 40)) for _ in range(12)]
+    few = statistics(classes("-a", "b"), images)
+    for device in (TWO_CORES, GPU):
+        proposal = propose_for(few, device=device, has_timm=True)
+        config = config_of(proposal)
+        backbone = config.model.backbone
+        assert (backbone.name, backbone.weights, backbone.freeze_at) == ("timm/tf_efficientnet_lite0", "pretrained", 0)
+        assert config.train.optimizer == "adamw"
+        assert "timm/tf_efficientnet_lite0, " in describe_proposal(proposal, Path("mine.yaml"))
+    deep = {**DATA, "value_range": [0, 4095]}
+    many = statistics(classes("-a", "b"), images * 200)
+    for proposal in (propose_for(few, data=deep, has_timm=True), propose_for(many, has_timm=True)):
+        assert config_of(proposal).model.backbone.name == "resnet18"
+
+
 def test_changed_classes_are_counted_as_the_model_sees_them():
     images = [image((128, 128), (0, 128, 64), (1, 50, 40), (2, 30, 30)) for _ in range(12)]
     edits = ClassEdits(merge={"vehicle": ("car", "bus")}, drop=("sky",))
@@ -308,7 +326,8 @@ def test_a_data_set_folder_becomes_a_config_that_trains(upsnet_command, tmp_path
     assert len(values) < len(text.splitlines()) - len(values) + 20, "most values have a reason"
     small = ("train.iterations=2", "train.warmup_iterations=1", "train.batch_size=2", "data.num_workers=0")
     tiny = ("data.augment.crop_size=[64,64]", "data.test_short_side=64", "evaluate.panels=0", "train.precision=fp32")
-    code, _, err = upsnet_command("train", "--config", "mine.yaml", "--output", "runs/mine", *small, *tiny)
+    random = "model.backbone.weights=null"  # no download, where timm is installed
+    code, _, err = upsnet_command("train", "--config", "mine.yaml", "--output", "runs/mine", *small, *tiny, random)
     assert code == 0, err
     assert (tmp_path / "runs/mine/model.pt").is_file()
 

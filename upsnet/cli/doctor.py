@@ -17,6 +17,7 @@ import json
 import shlex
 import shutil
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +90,7 @@ def _write_config(args: argparse.Namespace, diagnosis: Diagnosis, section: dict[
         section = section_of_copy(diagnosis, args.fix, section)
     section = with_value_range(section, diagnosis)
     source = str(args.folder or args.config or args.annotations)
-    proposal = propose(train, val, section, this_device(), source=source)
+    proposal = propose(train, val, section, this_device(), source=source, has_timm=find_spec("timm") is not None)
     write_config(args.write_config, proposal)
     print("\n" + describe_proposal(proposal, args.write_config, _columns()))
     if args.fix is None and diagnosis.findings.counts()["error"]:

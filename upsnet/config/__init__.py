@@ -1,6 +1,6 @@
 """The config of a run: its schema, and the functions that find and read config files."""
 
-from upsnet.config.backbone import BackboneConfig
+from upsnet.config.backbone import BackboneConfig, TimmBackboneConfig
 from upsnet.config.load import find_config, list_configs, load_config, parse_config
 from upsnet.config.panoptic_deeplab import PanopticDeepLabConfig
 from upsnet.config.run import (
@@ -36,6 +36,7 @@ __all__ = [
     "SemanticConfig",
     "ShapesConfig",
     "Source",
+    "TimmBackboneConfig",
     "TrainConfig",
     "UPSNetConfig",
     "find_config",

@@ -1,17 +1,25 @@
-"""The `model.backbone` section, which all architectures have."""
+"""The `model.backbone` section, which all architectures have: a ResNet of this project, or a model of timm."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from upsnet.config.section import Layers, Section
+from upsnet.config.section import Layers, Positive, Section
+
+IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
+PixelMean = tuple[float, float, float]
+PixelStd = tuple[Positive, Positive, Positive]
+"""RGB, for values of 0..255."""
 
 
 class BackboneConfig(Section):
     """ResNet. `weights`: a torchvision name (IMAGENET1K_V1) or a file with torchvision's names; None: random."""
 
+    tag: ClassVar[str] = "resnet"
+    """Name of this section among the kinds of backbones, in errors of pydantic."""
     name: Literal["resnet18", "resnet34", "resnet50", "resnet101"] = "resnet50"
     width: Annotated[int, Field(ge=16, le=512, multiple_of=16)] = 64
     """Of the stem. Below 16 channels oneDNN's gradient of a strided 1x1 convolution crashes (torch 2.15, CPU)."""
@@ -34,6 +42,18 @@ class BackboneConfig(Section):
     multi_grid: Annotated[tuple[Layers, ...], Field(min_length=1, max_length=64)] | None = None
     """Factors on the dilation of each block of res5 (Chen et al. 2017, sec. 3.2.1), such as [1, 2, 4]."""
 
+    @property
+    def freezes(self) -> bool:
+        """Whether training leaves some weights as they are."""
+        return self.norm == "frozen_bn" or self.freeze_at > 0
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _check_name(cls, name: Any) -> Any:
+        if name not in RESNETS:
+            raise ValueError(f"expected {', '.join(RESNETS)}, or timm/NAME for a model of the package timm")
+        return name
+
     @model_validator(mode="after")
     def _check(self) -> BackboneConfig:
         if self.checkpoint_activations and self.norm == "bn":
@@ -41,3 +61,68 @@ class BackboneConfig(Section):
         if self.deformable_from is not None and (self.output_stride != 32 or self.multi_grid is not None):
             raise ValueError("deformable_from needs output_stride=32 and no multi_grid: its layers cannot be dilated")
         return self
+
+
+class TimmBackboneConfig(Section):
+    """A model of the package timm that gives maps of strides 4, 8, 16 and 32."""
+
+    tag: ClassVar[str] = "timm"
+    prefix: ClassVar[str] = "timm/"
+    """Beginning of the name, by which this section is known."""
+    name: Annotated[str, Field(pattern=r"^timm/[A-Za-z0-9_.-]+$", max_length=200)]
+    """timm/ and timm's name, such as timm/resnet50d or timm/convnext_tiny.fb_in22k_ft_in1k. The part after the dot
+    chooses one of the pretrained weights of the model; `weights` is then `pretrained` if it is not given."""
+    weights: Annotated[str, Field(max_length=4096)] | None = None
+    """pretrained: timm downloads the weights. Otherwise a file (.pth or .safetensors) with timm's parameter names, with
+    or without the classifier. None: random."""
+    norm: Literal["own", "frozen_bn"] = "own"
+    """own: norms learn. frozen_bn: batch norms keep their statistics, scales and shifts; other norms learn."""
+    freeze_at: Annotated[int, Field(ge=0, le=5)] = 0
+    """0: nothing is frozen; 1: what is before the first stage; n: also the first n - 1 stages."""
+    output_stride: Literal[8, 16, 32] = 32
+    """Pixels of the network input per cell of the coarsest map. Not every model of timm has strides other than 32."""
+
+    @property
+    def freezes(self) -> bool:
+        """Whether training leaves some weights as they are."""
+        return self.norm == "frozen_bn" or self.freeze_at > 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        if foreign := [key for key in values if key in BackboneConfig.model_fields and key not in cls.model_fields]:
+            raise ValueError(
+                f"{', '.join(foreign)}: only the ResNets of this project ({', '.join(RESNETS)}) have this option, and "
+                f"name is {values.get('name')}; remove it"
+            )
+        has_tag = "." in str(values.get("name"))
+        return {**values, "weights": "pretrained"} if has_tag and values.get("weights") is None else values
+
+
+def kind_of_backbone(values: Any) -> str:
+    """The tag of the section that a `model.backbone` section is: `timm` by the beginning of its name, else `resnet`."""
+    name = values.get("name") if isinstance(values, dict) else getattr(values, "name", None)
+    is_timm = isinstance(name, str) and name.startswith(TimmBackboneConfig.prefix)
+    return (TimmBackboneConfig if is_timm else BackboneConfig).tag
+
+
+AnyBackboneConfig = Annotated[
+    Annotated[BackboneConfig, Tag(BackboneConfig.tag)] | Annotated[TimmBackboneConfig, Tag(TimmBackboneConfig.tag)],
+    Discriminator(kind_of_backbone),
+]
+
+
+def with_pixel_statistics(values: Any) -> Any:
+    """The `model` section with mean and standard deviation of ImageNet, if it has neither these nor a timm backbone.
+
+    Those of timm's models differ. `models.build.resolve` fills them in, because only timm knows them.
+
+    Args:
+        values: the section, as YAML gives it.
+    """
+    if not isinstance(values, dict) or kind_of_backbone(values.get("backbone")) == TimmBackboneConfig.tag:
+        return values
+    defaults = {"pixel_mean": IMAGENET_MEAN, "pixel_std": IMAGENET_STD}
+    return {**values, **{key: default for key, default in defaults.items() if values.get(key) is None}}

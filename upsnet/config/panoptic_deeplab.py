@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from upsnet.config.backbone import BackboneConfig
-from upsnet.config.section import Channels, Fraction, Layers, Positive, Section, Size, Slots, Weight
+from upsnet.config.backbone import (
+    BackboneConfig,
+    PixelMean,
+    PixelStd,
+    TimmBackboneConfig,
+    kind_of_backbone,
+    with_pixel_statistics,
+)
+from upsnet.config.section import Channels, Fraction, Layers, Section, Size, Slots, Weight
 
 
 class DilatedBackboneConfig(BackboneConfig):
@@ -16,6 +23,19 @@ class DilatedBackboneConfig(BackboneConfig):
     norm: Literal["frozen_bn", "bn", "gn"] = "bn"
     freeze_at: Annotated[int, Field(ge=0, le=5)] = 0
     output_stride: Literal[8, 16, 32] = 16
+
+
+class DilatedTimmBackboneConfig(TimmBackboneConfig):
+    """As `TimmBackboneConfig`, with a stride of 16 by default."""
+
+    output_stride: Literal[8, 16, 32] = 16
+
+
+AnyDilatedBackboneConfig = Annotated[
+    Annotated[DilatedBackboneConfig, Tag(DilatedBackboneConfig.tag)]
+    | Annotated[DilatedTimmBackboneConfig, Tag(DilatedTimmBackboneConfig.tag)],
+    Discriminator(kind_of_backbone),
+]
 
 
 class ASPPConfig(Section):
@@ -117,7 +137,7 @@ class PanopticDeepLabConfig(Section):
     """Panoptic-DeepLab (Cheng et al. 2020)."""
 
     architecture: Literal["panoptic_deeplab"]
-    backbone: DilatedBackboneConfig = DilatedBackboneConfig()
+    backbone: AnyDilatedBackboneConfig = DilatedBackboneConfig()
     norm: Literal["bn", "gn"] = "bn"
     """Of decoders and heads."""
     norm_momentum: Annotated[float, Field(gt=0, le=1)] = 0.1
@@ -133,9 +153,15 @@ class PanopticDeepLabConfig(Section):
     instance: InstanceBranchConfig = InstanceBranchConfig()
     panoptic: GroupingConfig = GroupingConfig()
     target: TargetConfig = TargetConfig()
-    pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
-    pixel_std: tuple[Positive, Positive, Positive] = (58.395, 57.12, 57.375)
+    pixel_mean: PixelMean | None = None
+    """None: ImageNet's for a ResNet; for a model of timm those that its weights were trained with."""
+    pixel_std: PixelStd | None = None
     loss: LossConfig = LossConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, values: Any) -> Any:
+        return with_pixel_statistics(values)
 
     @property
     def tasks(self) -> frozenset[str]:

@@ -170,6 +170,11 @@ class TrainConfig(Section):
     momentum: Fraction = 0.9
     nesterov: bool = False
     weight_decay: Weight = 1e-4
+    """Of weights; biases, norms and tables of positions have none."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Factor d on the learning rate from a stage of the backbone to the one before it: res5 has d * lr, res2 d^4 * lr,
+    and what is before res2 d^5 * lr; other parts of the model have lr. Usual with AdamW and pretrained weights: 0.7 to
+    0.9."""
     warmup_iterations: Annotated[int, Field(ge=0, le=10**9)] = 1500
     warmup_factor: Fraction = 0.1
     schedule: Literal["step", "poly", "cosine"] = "step"

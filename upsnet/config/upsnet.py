@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from upsnet.config.backbone import BackboneConfig
+from upsnet.config.backbone import AnyBackboneConfig, BackboneConfig, PixelMean, PixelStd, with_pixel_statistics
 from upsnet.config.conventions import Conventions, with_conventions
 from upsnet.config.section import Channels, Fraction, Layers, Positive, Section, Slots, Weight
 
@@ -130,7 +130,7 @@ class UPSNetConfig(Section):
     """Fills in the anchors, the RoIAlign, the strides and the pixel statistics of another program, where this section
     does not give them (`config/conventions.py`)."""
     heads: Literal["both", "semantic", "instance"] = "both"
-    backbone: BackboneConfig = BackboneConfig()
+    backbone: AnyBackboneConfig = BackboneConfig()
     fpn_channels: Channels = 256
     fpn_gap: bool = False
     """Adds a projection of res5's global mean to P5."""
@@ -143,14 +143,15 @@ class UPSNetConfig(Section):
     rpn: RPNConfig = RPNConfig()
     instance: InstanceConfig = InstanceConfig()
     panoptic: PanopticConfig = PanopticConfig()
-    pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
-    pixel_std: tuple[Positive, Positive, Positive] = (58.395, 57.12, 57.375)
+    pixel_mean: PixelMean | None = None
+    """None: ImageNet's for a ResNet; for a model of timm those that its weights were trained with."""
+    pixel_std: PixelStd | None = None
     loss: LossConfig = LossConfig()
 
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, values: Any) -> Any:
-        return with_conventions(values)
+        return with_pixel_statistics(with_conventions(values))
 
     @model_validator(mode="after")
     def _check(self) -> UPSNetConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -77,11 +77,12 @@ class ModelSize:
     """Widths of a model, as in the `model` section.
 
     Attributes:
+        width: of the ResNet; None: the backbone is a model of timm that begins with its pretrained weights.
         bytes_per_pixel: memory of a step on a GPU for each pixel of network input, an upper estimate.
     """
 
     backbone: str
-    width: int
+    width: int | None
     fpn_channels: int
     semantic: dict[str, int]
     box_channels: int
@@ -94,6 +95,8 @@ SMALL = ModelSize("resnet18", 32, 64, {"channels": 64, "num_layers": 2}, 256, 64
 MEDIUM = ModelSize("resnet18", 64, 128, {"channels": 128, "num_layers": 2}, 512, 128, 4, 3500)
 LARGE = ModelSize("resnet50", 64, 256, {"channels": 128, "num_layers": 3}, 1024, 256, 4, 5000)
 """`LARGE` with its first stages frozen takes 1500 bytes in bf16, 2400 in fp32 (`cityscapes_r50_crop_24gb.yaml`)."""
+PRETRAINED = "timm/tf_efficientnet_lite0"
+"""The backbone of sets of fewer than `MANY_IMAGES` images if timm is installed, as in `photos_lite0`."""
 
 
 @dataclass(frozen=True)
@@ -160,18 +163,23 @@ class Plan:
         return {category.name: counts.get(category.name, 0) for category in self.train.categories.categories}
 
 
-def make_plan(train: SplitStatistics, val: SplitStatistics | None, device: Device) -> Plan:
+def make_plan(
+    train: SplitStatistics, val: SplitStatistics | None, device: Device, *, may_be_pretrained: bool = False
+) -> Plan:
     """Chooses the numbers.
 
     Args:
         train: the training split, of at least one image.
         val: the validation split; None: there is no other.
         device: what the training runs on.
+        may_be_pretrained: a small data set gets a backbone of timm with pretrained weights.
     """
     kinds = train.categories.num_stuff > 0, train.categories.num_things > 0
     model = SMALL
     if device.gpu_memory:
         model = LARGE if len(train.names) >= MANY_IMAGES and device.gpu_memory >= LARGE_GPU else MEDIUM
+    if may_be_pretrained and len(train.names) < MANY_IMAGES:
+        model = replace(model, backbone=PRETRAINED, width=None)
     step_pixels = _step_pixels(model, device)
     view = choose_view(train, _size_limits(train, device, step_pixels))
     batch = max(2, min(MOST_BATCH, 2 ** int(math.log2(max(1, step_pixels / view.crop**2)))))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from upsnet.doctor.advice import advise
-from upsnet.doctor.plan import CPU_MICROSECONDS, LARGE, MOST_CPUS, SMALL, Device, Plan, make_plan, rounded_up
+from upsnet.doctor.plan import CPU_MICROSECONDS, LARGE, MOST_CPUS, Device, Plan, make_plan, rounded_up
 from upsnet.doctor.statistics import SplitStatistics
 from upsnet.doctor.verdicts import Verdict, percent, printable, some
 from upsnet.doctor.working_size import FILLED, VISIBLE
@@ -80,7 +80,13 @@ class Proposal:
 
 
 def propose(
-    train: SplitStatistics, val: SplitStatistics | None, data: dict[str, Any], device: Device, *, source: str
+    train: SplitStatistics,
+    val: SplitStatistics | None,
+    data: dict[str, Any],
+    device: Device,
+    *,
+    source: str,
+    has_timm: bool = False,
 ) -> Proposal:
     """Proposes a config.
 
@@ -90,6 +96,7 @@ def propose(
         data: the keys of the `data` section that name the data: `train`, `val`, and perhaps `classes` and others.
         device: what the training runs on.
         source: the data set, for the heading and for errors.
+        has_timm: small sets of 8-bit images get a pretrained backbone of timm, which must be installed.
 
     Raises:
         ValueError: no image of a split can be used.
@@ -97,7 +104,9 @@ def propose(
     for name, split in (("train", train), ("val", val)):
         if split is not None and not split.names:
             raise ValueError(f"{source}: no image of {name} can be used, expected at least one; see the errors above")
-    plan = make_plan(train, None if data["train"] == data["val"] else val, device)
+    is_photographs = data["train"]["format"] != "shapes" and "value_range" not in data
+    val_or_none = None if data["train"] == data["val"] else val
+    plan = make_plan(train, val_or_none, device, may_be_pretrained=has_timm and is_photographs)
     values = [*_data_values(plan, data), *_model_values(plan), *_train_values(plan)]
     if plan.heads == "both":
         values.append(Value("evaluate.instance", "last", "AP takes longer, so that only the last evaluation has it."))
@@ -197,10 +206,21 @@ def _heads_value(plan: Plan) -> list[Value]:
 
 def _backbone_values(plan: Plan) -> list[Value]:
     model = plan.model
+    size = f"For {plan.device.gpu_name}" if plan.is_on_gpu else "Small, for a CPU"
+    channels = Value("model.fpn_channels", model.fpn_channels, "Channels here and below fit the backbone.")
+    if model.width is None:
+        return [
+            Value(
+                "model.backbone",
+                {"name": model.backbone, "weights": "pretrained"},
+                f"{size}. It begins with ImageNet weights, because {len(plan.train.names)} images are few for random "
+                "ones. timm downloads them; without a network, give a file with timm's parameter names as weights.",
+            ),
+            channels,
+        ]
     norm, why = "bn", f"batch norm takes its statistics from {plan.batch} images"
     if plan.batch < 4 or len(plan.train.names) < FEW_IMAGES:
         norm, why = "gn", "group norm, because there are few images for the statistics of a batch norm"
-    size = "Small, for a CPU" if model is SMALL else f"For {plan.device.gpu_name}"
     return [
         Value(
             "model.backbone",
@@ -208,7 +228,7 @@ def _backbone_values(plan: Plan) -> list[Value]:
             f"{size}. The weights are random, so that nothing is frozen; {why}. If you have ImageNet weights and a "
             "GPU: {name: resnet50, norm: frozen_bn, freeze_at: 2, weights: IMAGENET1K_V1}.",
         ),
-        Value("model.fpn_channels", model.fpn_channels, "Channels here and below fit the backbone."),
+        channels,
     ]
 
 
@@ -297,16 +317,19 @@ def _train_values(plan: Plan) -> list[Value]:
     iterations = plan.iterations
     seen = iterations * plan.batch / len(plan.train.names)
     times = f"{seen:.0f}" if seen >= 10 else f"{seen:.1f}"
-    if plan.model is LARGE:
+    if plan.model.width is None:
+        lr, rule = 0.0005 * math.sqrt(plan.batch), "the rate of photos_lite0, by the square root of the batch"
+    elif plan.model is LARGE:
         lr, rule = 0.02 * plan.batch / 16, "the rate of coco_r50, in proportion to the batch"
     else:
         lr, rule = 0.02 * math.sqrt(plan.batch), "the rate of nuclei_r18, by the square root of the batch"
     values = [
         Value("train.iterations", iterations, f"Each image is seen {times} times. {_time_reason(plan)}"),
         Value("train.batch_size", plan.batch, _batch_reason(plan)),
+        *([Value("train.optimizer", "adamw")] if plan.model.width is None else []),
         Value("train.lr", round(lr, 4), f"For {plan.batch} images: {rule}. Another batch_size scales it."),
         Value("train.reference_batch", plan.batch),
-        Value("train.nesterov", True),
+        Value("train.weight_decay", 0.05) if plan.model.width is None else Value("train.nesterov", True),
         Value("train.warmup_iterations", min(500, iterations // 10), "The rate rises to lr during these iterations."),
         Value("train.schedule", "cosine", "The rate falls to 0 until the end, so that there are no steps to place."),
         Value("train.clip_gradient", 5, "A rare large gradient does not spoil the run."),

@@ -46,10 +46,11 @@ def describe_proposal(proposal: Proposal, path: Path, width: int = 120) -> str:
     """The text about a config that was written to `path`: what the data still need, and the next commands."""
     values = {key: value for key, value, _ in proposal.values}
     backbone, crop = values["model.backbone"], values["data.augment.crop_size"]
+    named = f"{backbone['name']} of width {backbone['width']}" if "width" in backbone else backbone["name"]
     lines = [
         f"written: {path}, a config for {proposal.summary}",
         f"images with a short side of {values['data.test_short_side']}, crops of {crop[1]} x {crop[0]}, "
-        f"{backbone['name']} of width {backbone['width']}, {values['train.iterations']} iterations of "
+        f"{named}, {values['train.iterations']} iterations of "
         f"{values['train.batch_size']} images",
         *map(str, proposal.advice),
     ]

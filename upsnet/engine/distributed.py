@@ -268,5 +268,11 @@ def replace_batch_norms(model: nn.Module) -> None:
     """Puts `SyncBatchNorm` in the place of every `BatchNorm2d` that learns."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            if type(child) is nn.BatchNorm2d and child.weight.requires_grad:
+            if not isinstance(child, nn.BatchNorm2d) or not child.weight.requires_grad:
+                continue
+            if type(child) is nn.BatchNorm2d:
                 setattr(parent, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
+            elif hasattr(child, "act"):  # of timm: torch's function would lose the activation that it contains
+                from timm.layers import convert_sync_batchnorm
+
+                setattr(parent, name, convert_sync_batchnorm(child))

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
+from upsnet.models.backbone import backbone_of
 from upsnet.models.base import PanopticModel
 from upsnet.structures import PanopticBatch
 
@@ -38,8 +39,10 @@ def remedies_for_memory(model: PanopticModel, iteration: int, batches: list[Pano
         if "more than 1 value per channel" not in str(error):
             raise
         height, width = batches[0].images.shape[-2:]
-        group_norm = " and ".join(f"{key}=gn" for key in model.norm_keys)
+        backbone = backbone_of(model)
+        own = "gn" if backbone is None else backbone.norm_without_batch
+        other_norm = " and ".join(f"{key}={own if '.backbone.' in key else 'gn'}" for key in model.norm_keys)
         raise ValueError(
             f"iteration {iteration}: {len(batches[0].images)} image of {height}x{width} in a process leaves a batch "
-            f"norm one value per channel; set {group_norm}, or use more images per process, or larger ones"
+            f"norm one value per channel; set {other_norm}, or use more images per process, or larger ones"
         ) from None

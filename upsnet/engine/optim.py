@@ -5,28 +5,55 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from upsnet.config import TrainConfig
+from upsnet.models.backbone import backbone_of
 from upsnet.ops.backend import autocast
 from upsnet.structures import PanopticBatch
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """SGD or AdamW; weight decay on weights alone, not on biases and norms."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    """SGD or AdamW; `set_learning_rate` sets the rate of each step."""
+    groups = _parameter_groups(model, config)
     # A fused optimiser decides on the device whether a step overflowed, and its first momentum is then left unset.
     fused = config.precision != "fp16"
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.peak_lr, fused=fused)
     nesterov = config.nesterov and config.momentum > 0
     return torch.optim.SGD(groups, lr=config.peak_lr, momentum=config.momentum, nesterov=nesterov, fused=fused)
+
+
+def _parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
+    """The parameters that learn: for each rate those with weight decay, and those without; the first have `train.lr`.
+
+    A group's `lr_factor` is its rate over that of the schedule. Biases and norms have no weight decay.
+    """
+    backbone = backbone_of(model)
+    without_decay = {id(p) for p in backbone.without_weight_decay()} if backbone is not None else set()
+    depths: dict[int, int] = {}
+    if backbone is not None and config.layer_decay < 1:
+        depths = {id(p): depth for depth, part in enumerate(reversed(backbone.parts()), 1) for p in part}
+    groups = []
+    for depth in range(1 + max(depths.values(), default=0)):
+        own = [p for p in model.parameters() if p.requires_grad and depths.get(id(p), 0) == depth]
+        decays = [p.ndim > 1 and id(p) not in without_decay for p in own]
+        for flag, weight_decay in ((True, config.weight_decay), (False, 0.0)):
+            params = [p for p, decay in zip(own, decays, strict=True) if decay == flag]
+            if params or depth == 0:
+                factor = config.layer_decay**depth
+                groups.append({"params": params, "weight_decay": weight_decay, "lr_factor": factor})
+    return groups
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, iteration: int) -> None:
+    """Gives each group of parameters its rate for an iteration."""
+    rate = learning_rate(config, iteration)
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("lr_factor", 1.0)  # states of older checkpoints have no factor
 
 
 def require_schedule(config: TrainConfig) -> None:

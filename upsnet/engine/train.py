@@ -31,8 +31,8 @@ from upsnet.engine.optim import (
     clip_gradient,
     copy_losses,
     gradient_scaler,
-    learning_rate,
     require_schedule,
+    set_learning_rate,
 )
 from upsnet.engine.prefetch import Prefetcher
 from upsnet.engine.profiling import StepProfiler
@@ -49,7 +49,7 @@ from upsnet.engine.signals import StopRequestedError, StopSignals
 from upsnet.io.files import atomic_path, write_json
 from upsnet.io.images import write_image
 from upsnet.models.base import PanopticModel
-from upsnet.models.build import build_model
+from upsnet.models.build import build_model, resolve
 from upsnet.models.checkpoint import Checkpoint, TrainingState, load_weights, save_checkpoint
 from upsnet.models.pretrained.weights import fill, read_weights
 from upsnet.models.recording import RecordedFunction, with_slots_padded
@@ -176,6 +176,7 @@ class Trainer:
         init: Path | None = None,
         profile: bool = False,
     ) -> None:
+        config = resolve(config)
         self.config, self.output, self.device = config, output, device
         require_schedule(config.train)
         require_equal_shares(config.train.batch_size, distributed.world_size())
@@ -188,7 +189,9 @@ class Trainer:
         self.val_set: PanopticDataset = open_dataset(config.data, "val", self.categories)
         self.data = describe_data(self.train_set, self.val_set, config.data)
         torch.manual_seed(config.seed)
-        self.model: PanopticModel = build_model(config, self.categories, pretrained=not (found or init))
+        self.model: PanopticModel = build_model(
+            config, self.categories, pretrained=not (found or init), tell=self.notes.append
+        )
         if config.train.sync_batch_norm:
             distributed.synchronize_batch_norms(self.model, device)
         self.model.to(device, memory_format=training_format(device))  # type: ignore[call-overload]
@@ -308,8 +311,7 @@ class Trainer:
 
     def _step(self, model: nn.Module, batches: list[PanopticBatch]) -> None:
         config = self.config.train
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(config, self.iteration)
+        set_learning_rate(self.optimizer, config, self.iteration)
         scale = self._scaler.scale if self._scaler is not None else None
         run = partial(add_gradients, model, self.model.loss_weights, config.precision, 1 / len(batches), scale=scale)
         losses: list[dict[str, Tensor]] = []

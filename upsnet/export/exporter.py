@@ -17,6 +17,7 @@ from upsnet.export.deployed_model import DeployedModel
 from upsnet.export.exported_model import METADATA, OUTPUTS
 from upsnet.export.verify import Agreement, compare
 from upsnet.io.files import atomic_path, remove_leftovers
+from upsnet.models.backbone import backbone_of
 from upsnet.models.base import PanopticModel
 from upsnet.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from upsnet.models.inference_form import compute_in, fold_norms
@@ -168,6 +169,9 @@ def _check_request(
     if size is not None and (min(size) <= 0 or model.input_form.padded_size(size, divisor) != size):
         rule = f"multiples of {divisor}" + (f" plus {remainder}" if remainder else "")
         raise ValueError(f"--size {size[0]} {size[1]}: expected {rule}")
+    backbone = backbone_of(model)
+    if size is None and backbone is not None and not backbone.exports_any_size:
+        raise ValueError("--size: the backbone of this model can be exported for one size only, expected --size H W")
     if target.suffix not in (".pt2", ".onnx"):
         raise ValueError(f"{target}: expected a name that ends in .pt2 or .onnx")
     if not 1 <= batch_size <= MAX_BATCH:

@@ -1,10 +1,12 @@
-"""ResNet feature extractor (He et al. 2016) of torchvision's blocks, under torchvision's state-dict names."""
+"""Feature extractors: their interface, and the ResNet (He et al. 2016) of torchvision's blocks and state-dict names."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Self
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -12,6 +14,52 @@ from torchvision.models import resnet as torchvision_resnet
 
 from upsnet.config import BackboneConfig
 from upsnet.models.layers import Conv2d, DeformableConv, make_norm, own_convolutions
+
+
+class Backbone(nn.Module, ABC):
+    """A feature extractor of four stages, as both architectures and the optimiser know it.
+
+    Attributes:
+        channels: of the four outputs.
+        frozen: modules that training leaves as they are; they stay in evaluation mode.
+    """
+
+    channels: list[int]
+    frozen: list[nn.Module]
+    norm_without_batch: str = "gn"
+    """Value of `model.backbone.norm` that needs no statistics of a batch, for error messages."""
+
+    exports_any_size: bool = True
+    """Whether `torch.export` can trace it for images of any size in reasonable time."""
+
+    @property
+    @abstractmethod
+    def first_conv(self) -> nn.Conv2d:
+        """The first convolution. Images come in the memory format of its weights."""
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Normalised images [B, 3, H, W] -> res2..res5 [B, C, H', W'], by default at strides 4, 8, 16, 32."""
+
+    @abstractmethod
+    def parts(self) -> list[list[nn.Parameter]]:
+        """All parameters in five lists: those before the first stage, and those of each stage."""
+
+    def without_weight_decay(self) -> list[nn.Parameter]:
+        """Parameters of more than one dimension that weight decay would harm."""
+        return []
+
+    def train(self, mode: bool = True) -> Self:
+        """Sets the mode, with frozen parts kept in evaluation mode."""
+        super().train(mode)
+        for module in self.frozen:
+            module.train(False)
+        return self
+
+
+def backbone_of(model: nn.Module) -> Backbone | None:
+    """The feature extractor within a model; None if it has none of this kind."""
+    return next((module for module in model.modules() if isinstance(module, Backbone)), None)
 
 
 class BasicBlock(torchvision_resnet.BasicBlock):  # type: ignore[misc]
@@ -76,7 +124,7 @@ def _plan_stages(config: BackboneConfig, depths: Sequence[int]) -> list[_Stage]:
     return stages
 
 
-class ResNet(nn.Module):
+class ResNet(Backbone):
     """The stem and the four stages res2..res5, without the classifier.
 
     Args:
@@ -150,12 +198,17 @@ class ResNet(nn.Module):
                 if last.weight.requires_grad:
                     nn.init.zeros_(last.weight)
 
-    def train(self, mode: bool = True) -> ResNet:
-        """Sets the mode, with frozen parts kept in evaluation mode."""
-        super().train(mode)
-        for module in self.frozen:
-            module.train(False)
-        return self
+    @property
+    def first_conv(self) -> nn.Conv2d:
+        """The first convolution."""
+        return self.conv1
+
+    def parts(self) -> list[list[nn.Parameter]]:
+        """As `Backbone.parts`: the stem, and layer1..layer4."""
+        stages = (self.layer1, self.layer2, self.layer3, self.layer4)
+        staged = {id(parameter) for stage in stages for parameter in stage.parameters()}
+        stem = [parameter for parameter in self.parameters() if id(parameter) not in staged]
+        return [stem, *(list(stage.parameters()) for stage in stages)]
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Normalised images [B, 3, H, W] -> res2..res5, by default at strides 4, 8, 16, 32."""

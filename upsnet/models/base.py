@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from upsnet.ops.sizes import MULTIPLES_OF_32, InputForm, Size
+from upsnet.ops.views import View
 from upsnet.structures import PanopticBatch, PanopticOutput
 
 
@@ -92,6 +93,20 @@ class PanopticModel(nn.Module, ABC):
             image_sizes: int64 [B, 2], (H, W) of the valid part of each image.
             with_instances: also what AP needs.
         """
+
+    def raw_of_views(self, views: Sequence[View], *, with_instances: bool = False) -> Any:
+        """As `raw`, on the base of several views of the same images (test-time augmentation).
+
+        With the base as its only view the result is that of `raw` bit for bit.
+
+        Args:
+            views: at least one.
+            with_instances: as for `raw`.
+
+        Raises:
+            ValueError: the architecture cannot join views.
+        """
+        raise ValueError(f"{type(self).__name__} has no test-time augmentation: it does not implement raw_of_views")
 
     @abstractmethod
     def fuse(

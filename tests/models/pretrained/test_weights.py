@@ -5,6 +5,7 @@ import os
 import pickle
 from collections import OrderedDict
 from dataclasses import replace
+from functools import partial
 
 import cv2
 import numpy as np
@@ -107,8 +108,9 @@ def test_torchvisions_mask_rcnn_gives_its_own_boxes_classes_and_masks(torchvisio
 
     layout = FeatureLayout.of(levels[:4], (4, 8, 16, 32), ours.roi_convention)
     valid = torch.ones(1, len(proposals[0]), dtype=torch.bool)
-    outputs = ours.instance_head.box_outputs(layout, proposals[0][None], valid)
-    found = ours.instance_head.detect(layout, outputs, batch.image_sizes, ours.instance_rule)
+    head, rule = ours.instance_head, ours.instance_rule
+    candidates = head.decode(head.box_outputs(layout, proposals[0][None], valid), batch.image_sizes, rule)
+    found = head.detect(candidates, rule, partial(head.mask_logits, layout))
     count = int(found.valid.sum())
     assert count == len(expected[0]["scores"]) > 20
     assert torch.equal(found.labels[0, :count], expected[0]["labels"])

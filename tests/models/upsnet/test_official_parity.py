@@ -2,6 +2,7 @@
 
 import json
 from fractions import Fraction
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -127,8 +128,10 @@ def test_box_branch(run):
 
 
 def detections(run, rule):
+    head = run.model.instance_head
     with torch.no_grad():
-        return run.model.instance_head.detect(run.layout, box_outputs(run), run.batch.image_sizes, rule)
+        candidates = head.decode(box_outputs(run), run.batch.image_sizes, rule)
+        return head.detect(candidates, rule, partial(head.mask_logits, run.layout))
 
 
 def check_list(found, scores, boxes, labels, threshold):

@@ -1,6 +1,7 @@
 """The model as a whole: losses, predictions, and that neither depends on the company an image keeps."""
 
 from dataclasses import fields, replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -236,12 +237,12 @@ def test_detection_lists_keep_their_rules(model, batch):
     assert rois.shape == (2, 30, 4)
     logits = torch.randn(2, 30, 5) * 4
     layout, deltas = FeatureLayout.of(levels, (4, 8, 16, 32)), torch.zeros(2, 30, 4, 4)
-    found = {
-        per_class: model.instance_head.detect(
-            layout, BoxOutputs(rois, valid, logits, deltas), batch.image_sizes, DetectionRule(0.3, 0.5, per_class)
-        )
-        for per_class in (False, True)
-    }
+    head, outputs = model.instance_head, BoxOutputs(rois, valid, logits, deltas)
+    found = {}
+    for per_class in (False, True):
+        rule = DetectionRule(0.3, 0.5, per_class)
+        candidates = head.decode(outputs, batch.image_sizes, rule)
+        found[per_class] = head.detect(candidates, rule, partial(head.mask_logits, layout))
     for detections in found.values():
         assert detections.boxes.shape == (2, 12, 4)
         assert (detections.scores[detections.valid] > 0.3).all()

@@ -6,7 +6,7 @@ from torch import nn
 
 from upsnet.categories import CategorySet
 from upsnet.config import PanopticDeepLabConfig
-from upsnet.models.backbone import ResNet
+from upsnet.models.backbone import Backbone
 from upsnet.models.base import Limits
 from upsnet.models.panoptic_deeplab.model import PanopticDeepLab
 
@@ -16,7 +16,7 @@ def deeplab_limits(model: PanopticDeepLabConfig) -> Limits:
     return Limits(model.instance.max_detections)
 
 
-def build_deeplab(model: PanopticDeepLabConfig, categories: CategorySet, backbone: ResNet) -> PanopticDeepLab:
+def build_deeplab(model: PanopticDeepLabConfig, categories: CategorySet, backbone: Backbone) -> PanopticDeepLab:
     """Builds the model.
 
     Args:

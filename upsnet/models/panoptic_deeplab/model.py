@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from upsnet.config import PanopticDeepLabConfig
-from upsnet.models.backbone import ResNet
+from upsnet.models.backbone import Backbone
 from upsnet.models.base import FusedTensors, PanopticModel
 from upsnet.models.layers import normalize_images
 from upsnet.models.panoptic_deeplab.decoder import Decoder, Head, upsample
@@ -20,6 +20,7 @@ from upsnet.ops.instance_grouping.options import GroupingOptions
 from upsnet.ops.instance_grouping.pipeline import fuse
 from upsnet.ops.instance_grouping.segments import instances_of_segments
 from upsnet.ops.sizes import InputForm, Size
+from upsnet.ops.views import View
 from upsnet.structures import PanopticBatch, PanopticOutput
 
 STRIDE = 4
@@ -66,7 +67,7 @@ class PanopticDeepLab(PanopticModel):
     pixel_mean: Tensor
     pixel_std: Tensor
 
-    def __init__(self, backbone: ResNet, num_stuff: int, num_things: int, config: PanopticDeepLabConfig) -> None:
+    def __init__(self, backbone: Backbone, num_stuff: int, num_things: int, config: PanopticDeepLabConfig) -> None:
         super().__init__()
         self.num_stuff, self.align_corners = num_stuff, config.align_corners
         self.input_form = InputForm(remainder=int(config.align_corners))
@@ -101,7 +102,7 @@ class PanopticDeepLab(PanopticModel):
             images, image_sizes: as in `raw`.
             seeds: int64 [B], for the dropout while training.
         """
-        pixels = normalize_images(images, image_sizes, self.pixel_mean, self.pixel_std, self.backbone.conv1)
+        pixels = normalize_images(images, image_sizes, self.pixel_mean, self.pixel_std, self.backbone.first_conv)
         features = self.backbone(pixels)
         semantic = self.semantic_head(self.semantic_decoder(features, image_sizes, seeds))
         decoded = self.instance_decoder(features, image_sizes, seeds)
@@ -111,6 +112,17 @@ class PanopticDeepLab(PanopticModel):
         """As `PanopticModel.raw`."""
         size = (images.shape[2], images.shape[3])
         return PanopticDeepLabRaw(*self.maps(images, image_sizes), size, with_instances)
+
+    def raw_of_views(self, views: Sequence[View], *, with_instances: bool = False) -> PanopticDeepLabRaw:
+        """As `PanopticModel.raw_of_views`: the mean of the maps of all views."""
+        total: list[Tensor] = []
+        for view in views:
+            semantic, center, offset = self.maps(view.images, view.image_sizes)
+            found = [view.maps_to_base(x, align_corners=self.align_corners) for x in (semantic, center)]
+            found.append(view.offsets_to_base(offset, align_corners=self.align_corners))
+            total = found if not total else [a.add_(b) for a, b in zip(total, found, strict=True)]
+        semantic, center, offset = (x / len(views) for x in total)
+        return PanopticDeepLabRaw(semantic, center, offset, views[0].base_input, with_instances)
 
     def fuse(
         self,

@@ -26,6 +26,7 @@ from upsnet.models.pretrained.formats import RESNET, TRANSLATORS, Weights
 from upsnet.models.pretrained.report import PIXEL_STATISTICS, Outcome, Report, some
 from upsnet.models.pretrained.rows import Label, Rows, Shapes, class_names
 from upsnet.models.upsnet.rpn import Anchors
+from upsnet.text import first_line
 
 OWN = "checkpoint of this project"
 COUNTER = ".num_batches_tracked"
@@ -41,22 +42,14 @@ def read_weights(path: str | Path) -> Weights:
         FileNotFoundError, ValueError: no such file, not a file of tensors, or none of these; says what it looks like.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file of weights")
-    if path.suffix in (".pt2", ".onnx"):
-        raise ValueError(f"{path}: an exported graph, expected a checkpoint (model.pt or last.pt of a run)")
-    values = _read_torch(path) if path.suffix != ".pkl" or zipfile.is_zipfile(path) else load_arrays(path)
-    if isinstance(values, dict) and "categories" in values and "weights" in values:
+    values = _read_values(path)
+    if _is_own(values):
         categories = CategorySet.from_json(values["categories"], source=str(path))
         own = migrated_weights(values, source=str(path))
         require_finite(own, source=str(path))
         names = class_names(categories), class_names(categories, things=True)
         return Weights(OWN, own, Rows(*names, _anchor_shapes_of_file(values, str(path))), str(path))
-    for key in ("model", "state_dict"):
-        if isinstance(values, dict) and isinstance(values.get(key), Mapping):
-            values = values[key]
     tensors = _tensors(values, path)
-    require_finite(tensors, source=str(path))
     for marker, translate in TRANSLATORS.items():
         if marker in tensors:
             try:
@@ -72,6 +65,19 @@ def read_weights(path: str | Path) -> Weights:
         "official UPSNet's, Panoptic-DeepLab's, torchvision's ResNet or Mask R-CNN, or detectron2's; convert the names "
         "first"
     )
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """Reads the tensors of a file of another program, under the names that they have there.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or not a file of tensors alone.
+    """
+    path = Path(path)
+    values = _read_values(path)
+    if _is_own(values):
+        raise ValueError(f"{path}: {OWN}, expected weights of the backbone alone; --init takes this file")
+    return _tensors(values, path)
 
 
 @torch.no_grad()
@@ -227,13 +233,16 @@ def _anchor_shapes_of_file(values: dict[str, Any], source: str) -> Shapes | None
         return None
 
 
-def load_backbone_weights(backbone: ResNet, name: str, weights: str) -> None:
+def load_backbone_weights(backbone: ResNet, name: str, weights: str) -> str:
     """Fills a backbone with pretrained weights.
 
     Args:
         backbone: the network.
         name: resnet18, ...
         weights: torchvision's name of the weights (`IMAGENET1K_V1`), or a file with torchvision's parameter names.
+
+    Returns:
+        A line that says what was taken.
 
     Raises:
         FileNotFoundError, ValueError: no such name or file, the download failed, or the parameters do not fit.
@@ -263,6 +272,35 @@ def load_backbone_weights(backbone: ResNet, name: str, weights: str) -> None:
             f"{weights}: does not fit {name} of this width ({len(wrong)} parameters, the first is {wrong[0]})"
         )
     backbone.load_state_dict(state, strict=False)
+    return f"model.backbone.weights={weights}: {len(expected)} of {len(expected)} tensors of {name} loaded"
+
+
+def _read_values(path: Path) -> Any:
+    """What a file of weights holds."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file of weights")
+    if path.suffix in (".pt2", ".onnx"):
+        raise ValueError(f"{path}: an exported graph, expected a checkpoint (model.pt or last.pt of a run)")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    return _read_torch(path) if path.suffix != ".pkl" or zipfile.is_zipfile(path) else load_arrays(path)
+
+
+def _is_own(values: Any) -> bool:
+    """Whether these are the values of a checkpoint of this project."""
+    return isinstance(values, dict) and "categories" in values and "weights" in values
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors.torch import load_file
+    except ImportError:
+        raise ValueError(f"{path}: needs the package safetensors: pip install safetensors") from None
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except Exception as error:  # safetensors raises several kinds; all mean that the file is damaged
+        raise ValueError(f"{path}: cannot be read as a safetensors file ({first_line(error)})") from None
+    return tensors
 
 
 def _read_torch(path: Path) -> Any:
@@ -275,7 +313,10 @@ def _read_torch(path: Path) -> Any:
 
 
 def _tensors(values: Any, path: Path) -> dict[str, Tensor]:
-    """Tensors by name, without the prefix of a data-parallel wrapper."""
+    """Finite tensors by name, without the prefix of a data-parallel wrapper."""
+    for key in ("model", "state_dict"):
+        if isinstance(values, dict) and isinstance(values.get(key), Mapping):
+            values = values[key]
     if not isinstance(values, Mapping):
         raise ValueError(f"{path}: holds a {type(values).__name__}, expected a state dict")
     found = {}
@@ -284,4 +325,5 @@ def _tensors(values: Any, path: Path) -> dict[str, Tensor]:
             value = torch.from_numpy(value.astype(value.dtype.newbyteorder("=")))
         if isinstance(value, Tensor):
             found[str(key).removeprefix("module.")] = value
+    require_finite(found, source=str(path))
     return found

@@ -6,7 +6,7 @@ from typing import Any
 
 from upsnet.categories import CategorySet
 from upsnet.config import UPSNetConfig
-from upsnet.models.backbone import ResNet
+from upsnet.models.backbone import Backbone
 from upsnet.models.base import Limits
 from upsnet.models.upsnet import operator  # noqa: F401 - registers the operator that exported graphs call
 from upsnet.models.upsnet.fpn import FPN
@@ -39,7 +39,7 @@ def upsnet_limits(model: UPSNetConfig) -> Limits:
     )
 
 
-def build_upsnet(model: UPSNetConfig, categories: CategorySet, backbone: ResNet, resize: OfficialResize) -> UPSNet:
+def build_upsnet(model: UPSNetConfig, categories: CategorySet, backbone: Backbone, resize: OfficialResize) -> UPSNet:
     """Builds the model.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -175,22 +176,21 @@ class InstanceHead(nn.Module):
         return {"loss_class": loss_class, "loss_box": loss_box}
 
     def detect(
-        self, layout: FeatureLayout, outputs: BoxOutputs, image_sizes: Tensor, rule: DetectionRule
+        self, candidates: Candidates, rule: DetectionRule, masks: Callable[[Tensor, Tensor], Tensor]
     ) -> Detections:
-        """Turns the outputs of the box branch into detections with masks.
+        """Turns candidates into detections with masks.
 
         Args:
-            layout: the features.
-            outputs: of the proposals.
-            image_sizes: int64 [B, 2].
+            candidates: what `decode` gave.
             rule: of the list.
+            masks: boxes [B, K, 4] and labels [B, K] -> mask logits, as `mask_logits` gives them.
         """
-        found = suppress(self._decode(outputs, image_sizes, rule), rule, self.config.max_detections)
+        found = suppress(candidates, rule, self.config.max_detections)
         is_valid = found.rank > NEVER
         boxes, labels = found.boxes * is_valid[..., None], torch.where(is_valid, found.labels, 1)
-        return Detections(boxes, found.rank.exp(), labels, is_valid, self.mask_logits(layout, boxes, labels))
+        return Detections(boxes, found.rank.exp(), labels, is_valid, masks(boxes, labels))
 
-    def _decode(self, outputs: BoxOutputs, image_sizes: Tensor, rule: DetectionRule) -> Candidates:
+    def decode(self, outputs: BoxOutputs, image_sizes: Tensor, rule: DetectionRule) -> Candidates:
         """The boxes of all proposals and classes, [B, T, R]; those that the rule excludes have rank `NEVER`."""
         rank = outputs.logits.log_softmax(-1)[..., 1:]
         boxes = decode_boxes(outputs.deltas, outputs.rois[:, :, None], BOX_WEIGHTS).flatten(1, 2)

@@ -10,11 +10,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from upsnet.models.backbone import ResNet
+from upsnet.models.backbone import Backbone
 from upsnet.models.base import FusedTensors, PanopticModel
 from upsnet.models.layers import normalize_images
 from upsnet.models.upsnet.fpn import FPN
-from upsnet.models.upsnet.instance_head import DetectionRule, InstanceHead, SampledRois
+from upsnet.models.upsnet.instance_head import BoxOutputs, Candidates, DetectionRule, InstanceHead, SampledRois
 from upsnet.models.upsnet.losses import mask_loss, pixel_loss, roi_pixel_loss, upsampled_pixel_loss
 from upsnet.models.upsnet.matching import crowd_integral, mask_targets, semantic_targets
 from upsnet.models.upsnet.panoptic_head import NOTHING, PanopticHead
@@ -25,6 +25,7 @@ from upsnet.ops.mask_paste import paste_in_windows
 from upsnet.ops.panoptic_fusion.slots import STRIDE
 from upsnet.ops.roi_align import FeatureLayout, roi_align
 from upsnet.ops.sampling import gather_rows
+from upsnet.ops.views import View
 from upsnet.structures import Detections, Instances, PanopticBatch, PanopticOutput, PanopticTarget
 
 ROI_STRIDES = (4, 8, 16, 32)
@@ -94,7 +95,7 @@ class UPSNet(PanopticModel):
 
     def __init__(
         self,
-        backbone: ResNet,
+        backbone: Backbone,
         fpn: FPN,
         semantic_head: SemanticHead | None,
         rpn: RPN | None,
@@ -124,7 +125,7 @@ class UPSNet(PanopticModel):
 
     def features(self, images: Tensor, image_sizes: Tensor) -> list[Tensor]:
         """Images and their valid sizes -> pyramid levels; what stands in the padding has no effect."""
-        pixels = normalize_images(images, image_sizes, self.pixel_mean, self.pixel_std, self.backbone.conv1)
+        pixels = normalize_images(images, image_sizes, self.pixel_mean, self.pixel_std, self.backbone.first_conv)
         return self.fpn(self.backbone(pixels))
 
     def raw(self, images: Tensor, image_sizes: Tensor, *, with_instances: bool = False) -> UPSNetRaw:
@@ -133,14 +134,62 @@ class UPSNet(PanopticModel):
         semantic_logits = None if self.semantic_head is None else self.semantic_head(levels[:4])
         if self.rpn is None or self.instance_head is None:
             return UPSNetRaw(semantic_logits, None, None)
-        rois, valid = self.rpn.propose(self.rpn(levels[: len(self.rpn.anchors.strides)]), image_sizes)
+        head = self.instance_head
+        layout, outputs = self._box_outputs(self.rpn, head, levels, image_sizes)
+        masks = partial(head.mask_logits, layout)
+
+        def detect(rule: DetectionRule) -> Detections:
+            return head.detect(head.decode(outputs, image_sizes, rule), rule, masks)
+
+        instances = detect(self.instance_rule) if with_instances else None
+        return UPSNetRaw(semantic_logits, detect(self.panoptic_rule), instances)
+
+    def _box_outputs(
+        self, rpn: RPN, head: InstanceHead, levels: list[Tensor], image_sizes: Tensor
+    ) -> tuple[FeatureLayout, BoxOutputs]:
+        """The features that boxes are pooled from, and what the box branch gives for the proposals."""
+        rois, valid = rpn.propose(rpn(levels[: len(rpn.anchors.strides)]), image_sizes)
         layout = FeatureLayout.of(levels[:4], ROI_STRIDES, self.roi_convention)
-        outputs = self.instance_head.box_outputs(layout, rois, valid)
-        panoptic = self.instance_head.detect(layout, outputs, image_sizes, self.panoptic_rule)
-        instances = None
-        if with_instances:
-            instances = self.instance_head.detect(layout, outputs, image_sizes, self.instance_rule)
-        return UPSNetRaw(semantic_logits, panoptic, instances)
+        return layout, head.box_outputs(layout, rois, valid)
+
+    def raw_of_views(self, views: Sequence[View], *, with_instances: bool = False) -> UPSNetRaw:
+        """As `PanopticModel.raw_of_views`.
+
+        Semantic logits are averaged. The boxes of all views compete in one suppression, and the masks of those that are
+        left are pooled in every view and averaged.
+        """
+        semantic: list[Tensor] = []
+        parts: list[tuple[View, FeatureLayout, BoxOutputs]] = []
+        for view in views:
+            levels = self.features(view.images, view.image_sizes)
+            if self.semantic_head is not None:
+                logits = view.maps_to_base(self.semantic_head(levels[:4]))
+                semantic = [semantic[0].add_(logits) if semantic else logits]
+            if self.rpn is not None and self.instance_head is not None:
+                parts.append((view, *self._box_outputs(self.rpn, self.instance_head, levels, view.image_sizes)))
+        semantic_logits = semantic[0] / len(views) if semantic else None
+        if not parts or self.instance_head is None:
+            return UPSNetRaw(semantic_logits, None, None)
+        head = self.instance_head
+
+        def masks(boxes: Tensor, labels: Tensor) -> Tensor:
+            found = (
+                view.masks_to_base(head.mask_logits(layout, view.boxes_from_base(boxes), labels))
+                for view, layout, _ in parts
+            )
+            return sum(found, torch.zeros((), device=boxes.device)) / len(parts)
+
+        def detect(rule: DetectionRule) -> Detections:
+            found = [(view, head.decode(outputs, view.image_sizes, rule)) for view, _, outputs in parts]
+            joined = Candidates(
+                torch.cat([c.rank for _, c in found], 2),
+                torch.cat([view.boxes_to_base(c.boxes) for view, c in found], 2),
+                torch.cat([c.labels for _, c in found], 2),
+            )
+            return head.detect(joined, rule, masks)
+
+        instances = detect(self.instance_rule) if with_instances else None
+        return UPSNetRaw(semantic_logits, detect(self.panoptic_rule), instances)
 
     def fuse(
         self,
