@@ -85,6 +85,7 @@ class PanopticBatch:
         target: for the losses.
         truths: the samples as read (without pixels), for evaluation.
         unreadable: training images that others replace, as index -> reason.
+        views: the same images at other sizes, for test-time augmentation; one batch for each scale.
     """
 
     images: Tensor
@@ -95,6 +96,7 @@ class PanopticBatch:
     target: PanopticTarget | None = None
     truths: list[Sample] = field(default_factory=list)
     unreadable: dict[int, str] = field(default_factory=dict)
+    views: list[PanopticBatch] = field(default_factory=list)
 
     def __len__(self) -> int:
         return int(self.images.shape[0])
@@ -110,13 +112,15 @@ class PanopticBatch:
 
 def map_tensors(record: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """A copy of a record with every tensor in it changed."""
-    changed = {}
+    changed: dict[str, Any] = {}
     for f in fields(record):
         value = getattr(record, f.name)
         if isinstance(value, Tensor):
             changed[f.name] = change(value)
         elif isinstance(value, PanopticTarget):
             changed[f.name] = map_tensors(value, change)
+        elif f.name == "views":
+            changed[f.name] = [map_tensors(view, change) for view in value]
     return replace(record, **changed)
 
 

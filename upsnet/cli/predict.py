@@ -22,6 +22,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from upsnet.cli import test_time_views
 from upsnet.cli.errors import SomeInputsFailedError
 
 SHOWN_FAILURES = 5
@@ -53,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
         paths = list_images(args.input) if args.input.is_dir() else [args.input]
         rows = files.images_by_stem(paths) if args.coco is not None else []
     predictor = PanopticPredictor.from_checkpoint(
-        args.checkpoint, args.device, trust=args.trust, precision=args.precision
+        args.checkpoint, args.device, trust=args.trust, precision=args.precision, views=test_time_views.chosen(args)
     )
     if is_video:
         files.predict_video(predictor, args.input, args.output)
@@ -119,6 +120,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--trust", action="store_true", help="load a compiled .pt2, which is machine code; only from people you trust"
     )
+    test_time_views.add_options(parser)
     args = parser.parse_args(argv)
     if args.output is None and args.coco is None:
         parser.error("--output or --coco is required")

@@ -29,6 +29,7 @@ from upsnet.data.targets import make_target
 from upsnet.io.images import ValueRange
 from upsnet.io.parallel import quiet_worker
 from upsnet.ops.sizes import MULTIPLES_OF_32, InputForm
+from upsnet.ops.views import ViewPlan
 from upsnet.structures import PanopticBatch, PanopticTarget, Sample
 
 DATA_ROOT = "UPSNET_DATASETS"
@@ -224,6 +225,10 @@ class InferenceInput:
         form: of the architecture.
         network_size: (H, W) that every batch is padded to; larger images are shrunk to it. None: as small as possible.
         min_side: pixels a side that a batch is padded to at least, otherwise.
+        views: also make the images at these scales (`PanopticBatch.views`).
+
+    Raises:
+        ValueError: views for an architecture that resizes the images itself.
     """
 
     def __init__(
@@ -232,7 +237,14 @@ class InferenceInput:
         form: InputForm = MULTIPLES_OF_32,
         network_size: tuple[int, int] | None = None,
         min_side: int = 0,
+        views: ViewPlan | None = None,
     ) -> None:
+        if views is not None and form.resizes_images:
+            raise ValueError(
+                "test-time augmentation with a model that resizes its images itself "
+                "(model.panoptic.method=official); use another method, such as model.panoptic.method=unified"
+            )
+        self.views = views
         self.form, self.network_size, self.min_side, self.divisor = form, network_size, min_side, config.size_divisor
         self.short_side = None if form.resizes_images else config.test_short_side
         self.max_side, self.max_pixels = config.test_max_side, config.max_network_pixels
@@ -245,11 +257,17 @@ class InferenceInput:
             scale = min(limit / side for limit, side in zip(self.network_size, found, strict=True))
             if scale < 1:
                 found = max(1, int(found[0] * scale)), max(1, int(found[1] * scale))
-        return found
+        return found if self.views is None else self.views.base_size(found, self.form)
+
+    def _sizes_of(self, size: tuple[int, int]) -> list[tuple[int, int]]:
+        """(H, W) of the network input of an image of `size` = (H, W), then of each of its views."""
+        base = self.network_size_of(size)
+        return [base] if self.views is None else [base, *self.views.sizes(base, self.form)]
 
     def reduction(self, size: tuple[int, int]) -> int:
         """The factor by which an image of `size` = (H, W) may be read smaller (`io.images.read_image`)."""
-        return T.reduction_for(size, self.network_size_of(size))
+        factors = {T.reduction_for(size, found) for found in self._sizes_of(size)}
+        return factors.pop() if len(factors) == 1 else 1
 
     def __call__(self, images: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]] | None = None) -> PanopticBatch:
         """uint8 [H, W, 3] images of any sizes -> a batch without targets.
@@ -262,14 +280,22 @@ class InferenceInput:
             ValueError: the network input of an image would have more than `data.max_network_pixels` pixels.
         """
         original = list(sizes) if sizes is not None else [(int(i.shape[0]), int(i.shape[1])) for i in images]
-        targets = [self.network_size_of(size) for size in original]
-        for size, target in zip(original, targets, strict=True):
+        targets = [self._sizes_of(size) for size in original]
+        for size, sizes_of_one in zip(original, targets, strict=True):
+            target = max(sizes_of_one, key=lambda found: found[0] * found[1])
             if target[0] * target[1] > self.max_pixels:
                 raise ValueError(
                     f"image of {size[1]} x {size[0]}: {target[1]} x {target[0]} pixels of network input, expected at "
                     f"most {self.max_pixels}; set data.test_short_side and data.test_max_side, or raise "
                     "data.max_network_pixels"
                 )
+        base, *views = (self._resized(images, original, sizes_of_all) for sizes_of_all in zip(*targets, strict=True))
+        return replace(base, views=views)
+
+    def _resized(
+        self, images: Sequence[np.ndarray], original: list[tuple[int, int]], targets: Sequence[tuple[int, int]]
+    ) -> PanopticBatch:
+        """The images at `targets`, (H, W) of each."""
         resized = [T.resample(*parts) for parts in zip(images, original, targets, strict=True)]
         batch, valid = T.pad_images(resized, self.divisor, self.network_size, self.min_side, self.form)
         return PanopticBatch(batch, torch.tensor(valid), valid, original)
@@ -290,10 +316,11 @@ def test_loader(
     rank: int = 0,
     world_size: int = 1,
     form: InputForm = MULTIPLES_OF_32,
+    views: ViewPlan | None = None,
 ) -> Batches:
     """Every image once (this rank's share), images of like shape together; one that cannot be read is an error."""
     order = sorted(range(len(dataset)), key=dataset.size)[rank::world_size]
-    make = InferenceInput(config, form)
+    make = InferenceInput(config, form, views=views)
     being_read = BeingRead(config.num_workers)
     loader = DataLoader(
         WholeItems(dataset, being_read, make.reduction),

@@ -19,6 +19,7 @@ from torch import Tensor
 from upsnet.categories import CategorySet
 from upsnet.data.loader import InferenceInput
 from upsnet.export.exported_model import ExportedModel, load_graph
+from upsnet.inference.augmented import AugmentedModel
 from upsnet.inference.cuda_graph import GraphedModel
 from upsnet.io.images import Values, read_reduced, to_8_bits, to_rgb
 from upsnet.io.predictions import to_prediction
@@ -26,6 +27,7 @@ from upsnet.models.base import PanopticModel
 from upsnet.models.checkpoint import Checkpoint, load_checkpoint
 from upsnet.models.inference_form import fold_norms
 from upsnet.ops.backend import autocast, has_kernels, usable_device
+from upsnet.ops.views import ViewPlan
 from upsnet.structures import PanopticPrediction
 from upsnet.text import shown
 
@@ -43,7 +45,8 @@ class PanopticPredictor:
     Args:
         model: `PanopticModel`, or an exported one.
         categories: its classes.
-        make_input: the preprocessing it was trained with.
+        make_input: the preprocessing it was trained with. With `views`, predictions average the views of each image
+            (test-time augmentation).
         device: where it runs.
         cuda_graph: record the model once for each combination of sizes, and replay it from then on: the GPU no longer
             waits for Python. Pays where many pictures have the same size.
@@ -51,7 +54,7 @@ class PanopticPredictor:
             it natively). The fusion computes in float32. An exported graph has the precision it was exported with.
 
     Raises:
-        ValueError: there is no such device, nothing to record, or a precision for an exported graph.
+        ValueError: there is no such device, nothing to record, or a precision or views for an exported graph.
     """
 
     def __init__(
@@ -70,9 +73,14 @@ class PanopticPredictor:
                 "export it again with --precision, or give the checkpoint"
             )
         self.device, self.precision = usable_device(device), precision
-        self.model: PanopticModel | ExportedModel | GraphedModel = model
+        self.model: PanopticModel | ExportedModel | GraphedModel | AugmentedModel = model
         if isinstance(model, PanopticModel):
             model.eval().to(self.device)
+        if make_input.views is not None:
+            if not isinstance(model, PanopticModel) or cuda_graph:
+                what = "cuda_graph=True" if isinstance(model, PanopticModel) else "an exported graph"
+                raise ValueError(f"test-time augmentation with {what}, expected a checkpoint without cuda_graph")
+            self.model = AugmentedModel(model, make_input.views)
         if cuda_graph:
             if not has_kernels(torch.empty(0, device=self.device)) or not isinstance(model, PanopticModel):
                 raise ValueError(
@@ -92,6 +100,7 @@ class PanopticPredictor:
         cuda_graph: bool = False,
         trust: bool = False,
         precision: str = "fp32",
+        views: ViewPlan | None = None,
     ) -> PanopticPredictor:
         """Loads a checkpoint or an exported graph.
 
@@ -103,14 +112,19 @@ class PanopticPredictor:
             cuda_graph: see the class.
             trust: also load a compiled `.pt2`, which is machine code.
             precision: see the class.
+            views: average the predictions of these views of each image (test-time augmentation).
 
         Raises:
             FileNotFoundError, ValueError: no such file, not a checkpoint, or not for this device.
         """
         if Path(path).suffix in (".pt2", ".onnx"):
+            if views is not None:
+                raise ValueError(
+                    f"{path}: test-time augmentation with an exported graph, expected a checkpoint (model.pt)"
+                )
             model, categories, make_input = load_graph(Path(path), device, trust=trust)
             return cls(model, categories, make_input, model.device, cuda_graph=cuda_graph, precision=precision)
-        return cls.of(load_checkpoint(Path(path)), device, cuda_graph=cuda_graph, precision=precision)
+        return cls.of(load_checkpoint(Path(path)), device, cuda_graph=cuda_graph, precision=precision, views=views)
 
     @classmethod
     def of(
@@ -120,11 +134,12 @@ class PanopticPredictor:
         *,
         cuda_graph: bool = False,
         precision: str = "fp32",
+        views: ViewPlan | None = None,
     ) -> PanopticPredictor:
         """A predictor for a loaded checkpoint; norms are folded into the convolutions, which lie channels last."""
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         model = fold_norms(checkpoint.build())
-        make_input = InferenceInput(checkpoint.config.data, model.input_form)
+        make_input = InferenceInput(checkpoint.config.data, model.input_form, views=views)
         model.to(memory_format=torch.channels_last)
         return cls(model, checkpoint.categories, make_input, device, cuda_graph=cuda_graph, precision=precision)
 
