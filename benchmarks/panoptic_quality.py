@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Evaluation of COCO-panoptic files: CPU seconds against cityscapesscripts, and against decoding the PNGs alone.
+"""Evaluation of COCO-panoptic files: CPU seconds against cityscapesscripts and hotcoco, and against decoding alone.
 
     python benchmarks/panoptic_quality.py | tee -a benchmarks/results/panoptic_quality.jsonl
 
@@ -12,6 +12,8 @@ best of some passes over all images in each of `--rounds` fresh processes; the p
 - `ours_ms`: `PairScorer` on parsed annotations, with what is kept for PQ, PQ-dagger, mIoU and confusion. `json_ms` is
   the parsing and checking of both JSON files, `final_ms` what comes once after the last image (all sums, 1,000
   bootstrap samples); both are divided by the number of pairs, too, and stand in neither ratio.
+- `hotcoco_ms`: `hotcoco.panoptic.pq_compute` on the files, both JSON files parsed, one thread (skipped if it is not
+  installed). `hotcoco_over_ours` compares it with the same work: `ours_ms` and `json_ms`.
 - `decoding_ms`: both PNGs by our reader, to ids; `torchvision_ms`, `cv2_ms`, `pillow_ms`: by others, to RGB.
 - `memory_ms`: maps that are already in memory, against `torchmetrics_ms` (skipped if it is not installed; other rules).
 - `growth_mb`: peak resident memory of `evaluate_files` (both JSON files read, all scores, one process) over 2,000
@@ -59,6 +61,8 @@ SIZES = (((480, 640), 200), ((1024, 2048), 50))
 TORCHMETRICS_IMAGES = 10
 SLOW = ("peer", "torchmetrics")
 """Cases that are run once."""
+OPTIONAL = ("hotcoco", "torchmetrics")
+"""Cases that need a package of their name."""
 PASSES = 6
 
 
@@ -80,6 +84,17 @@ def case_peer(folder: Path) -> Callable[[], Any]:
     def run() -> None:
         with contextlib.redirect_stdout(io.StringIO()):  # it reports its progress there
             pq_compute_single_core(0, pairs, str(truth.png_dir), str(predicted.png_dir), rows)
+
+    return run
+
+
+def case_hotcoco(folder: Path) -> Callable[[], Any]:
+    """All images by hotcoco, from the files."""
+    from hotcoco.panoptic import pq_compute
+
+    def run() -> None:
+        with contextlib.redirect_stdout(io.StringIO()):
+            pq_compute(str(folder / "gt.json"), str(folder / "pred.json"))
 
     return run
 
@@ -168,6 +183,7 @@ def case_torchmetrics(folder: Path) -> Callable[[], Any]:
 CASES: dict[str, Callable[[Path], Callable[[], Any]]] = {
     "peer": case_peer,
     "ours": case_ours,
+    "hotcoco": case_hotcoco,
     "final": case_final,
     "json": case_json,
     "decoding": _decoding(read_panoptic_png),
@@ -212,7 +228,7 @@ def write_repeated(folder: Path, times: int) -> None:
 def child(*arguments: object) -> float:
     """A figure by this script in a fresh process."""
     command = [sys.executable, __file__, "--child", *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     return float(done.stdout.splitlines()[-1])
 
@@ -227,7 +243,7 @@ def growth(folder: Path) -> float:
 
 def row_of(size: tuple[int, int], images: int, rounds: int) -> dict[str, Any]:
     """All figures of a size."""
-    names = [name for name in CASES if name != "torchmetrics" or importlib.util.find_spec("torchmetrics")]
+    names = [name for name in CASES if name not in OPTIONAL or importlib.util.find_spec(name)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_data(folder, size, images)
@@ -241,6 +257,7 @@ def row_of(size: tuple[int, int], images: int, rounds: int) -> dict[str, Any]:
         memory = {"growth_mb": growth(folder)} if images >= 200 else {}
     ratios = {
         "peer_over_ours": best["peer"] / best["ours"],
+        "hotcoco_over_ours": best["hotcoco"] / (best["ours"] + best["json"]) if "hotcoco" in best else None,
         "ours_over_decoding": best["ours"] / best["decoding"],
         "torchvision_over_decoding": best["torchvision"] / best["decoding"],
         "torchmetrics_over_memory": best["torchmetrics"] / best["memory"] if "torchmetrics" in best else None,
@@ -263,7 +280,7 @@ def main() -> None:
         print(figure, file=sys.__stdout__)
         return
     packages = ("numpy", "numba", "deflate", "torch", "torchvision", "opencv-python-headless", "pillow")
-    versions = {name: version(name) for name in packages}
+    versions = {name: version(name) for name in (*packages, *filter(importlib.util.find_spec, OPTIONAL))}
     common = {"date": time.strftime("%Y-%m-%d"), "machine": f"{platform.machine()} CPU", "cores": os.cpu_count()}
     for (size, _), images in zip(SIZES, args.images, strict=True):
         print(json.dumps({**row_of(size, images, args.rounds), **common, "versions": versions}), flush=True)

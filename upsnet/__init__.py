@@ -21,6 +21,7 @@ from upsnet.version import __version__
 if TYPE_CHECKING:
     from upsnet.categories import Category, CategorySet
     from upsnet.config import load_config
+    from upsnet.engine.compare import compare_evaluations
     from upsnet.engine.score import evaluate_checkpoint, evaluate_predictions
     from upsnet.engine.train import train
     from upsnet.export.exporter import export_checkpoint, export_graph
@@ -34,6 +35,7 @@ __all__ = [
     "PanopticPredictor",
     "Segment",
     "__version__",
+    "compare_evaluations",
     "evaluate_checkpoint",
     "evaluate_predictions",
     "export_checkpoint",
@@ -45,6 +47,7 @@ __all__ = [
 _HOMES = {
     "upsnet.categories": ("Category", "CategorySet"),
     "upsnet.config": ("load_config",),
+    "upsnet.engine.compare": ("compare_evaluations",),
     "upsnet.engine.score": ("evaluate_checkpoint", "evaluate_predictions"),
     "upsnet.engine.train": ("train",),
     "upsnet.export.exporter": ("export_checkpoint", "export_graph"),

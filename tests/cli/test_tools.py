@@ -15,6 +15,7 @@ from upsnet.doctor import check_run as data_check
 from upsnet.io.images import write_image
 from upsnet.io.panoptic_png import read_panoptic_png
 from upsnet.io.predictions import PanopticWriter, truth_rows, write_samples
+from upsnet.metrics.schema import Metrics
 from upsnet.models.checkpoint import load_checkpoint
 
 
@@ -35,7 +36,7 @@ def test_train_evaluate_predict_export_in_a_row(run_tool, tiny_yaml, tmp_path):
     code, out, err = run_tool("evaluate", "--checkpoint", run / "model.pt", "--output", tmp_path / "eval")
     assert code == 0, err
     metrics = json.loads((tmp_path / "eval" / "metrics.json").read_text())
-    assert set(metrics) == {"panoptic", "semantic", "instance"}
+    assert set(metrics) == {"format", "panoptic", "semantic", "semantic_from_panoptic", "instance_ap", "panoptic_ap"}
     assert {"All", "Things", "Stuff", "per_class"} < set(metrics["panoptic"])
 
     data = Shapes(3, (64, 96), seed=1)
@@ -46,9 +47,13 @@ def test_train_evaluate_predict_export_in_a_row(run_tool, tiny_yaml, tmp_path):
     )
     assert code == 0, err
     files = json.loads((tmp_path / "files" / "metrics.json").read_text())
-    assert files["panoptic"] == metrics["panoptic"], "the written predictions score as the model did"
+    for name in ("panoptic", "semantic_from_panoptic", "panoptic_ap"):
+        assert files[name] == metrics[name] is not None, "the written predictions score as the model did"
+    assert files["semantic"] is files["instance_ap"] is None, "files hold neither the semantic head nor instances"
+    for document in (files, metrics):
+        Metrics.model_validate(document)
     of_model, of_files = (json.loads((tmp_path / name / "per_image.json").read_text()) for name in ("eval", "files"))
-    assert [row["image_id"] for row in of_files] == [0, 1, 2]
+    assert [row["image_id"] for row in of_files["images"]] == [0, 1, 2]
     assert of_model == of_files
 
     code, out, err = run_tool("export", "--checkpoint", run / "last.pt", "--output", tmp_path / "slim.pt")
@@ -198,7 +203,7 @@ def test_files_that_contradict_each_other_are_reported_or_with_strict_refused(ru
     (pred.with_suffix("") / "000001.png").unlink()
     code, out, err = run_tool("evaluate", "--gt", gt, "--pred", pred, "--boundary", "--workers", 1)
     assert code == 0
-    assert all(name in out for name in ("pq ", "miou ", "pq_dagger ", "boundary_pq ", "pq_low "))
+    assert all(name in out for name in ("pq ", "miou_from_panoptic ", "pq_dagger ", "boundary_pq ", "pq_low "))
     assert "warning: " in err
     assert "000001.png: no such panoptic PNG" in err
     one_line(run_tool("evaluate", "--gt", gt, "--pred", pred, "--strict"), "000001.png", "no such panoptic PNG")

@@ -90,7 +90,7 @@ def test_any_number_of_processes_gives_the_bits_of_one(tmp_path):
     rows = [path.read_text() for path in (tmp_path / "rows").glob("*.json")]
     assert len(rows) == 3
     assert len(set(rows)) == 1
-    assert len(json.loads(rows[0])) == IMAGES
-    for value in (metrics["panoptic"]["All"]["pq"], metrics["semantic"]["miou"], metrics["instance"]["ap"]):
+    assert len(json.loads(rows[0])["images"]) == IMAGES
+    for value in (metrics["panoptic"]["All"]["pq"], metrics["semantic"]["miou"], metrics["instance_ap"]["ap"]):
         assert 0 < value < 95, "a case in which something can differ"
     assert metrics["panoptic"]["boundary"]["All"]["n"] > 3

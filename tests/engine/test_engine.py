@@ -10,6 +10,7 @@ from upsnet.data.loader import open_dataset
 from upsnet.engine.evaluate import comparison_panel, evaluate, headline
 from upsnet.engine.optim import build_optimizer, learning_rate
 from upsnet.engine.train import Trainer
+from upsnet.metrics.schema import Metrics
 from upsnet.models.build import build_model
 from upsnet.models.checkpoint import Checkpoint, load_checkpoint, load_weights, save_checkpoint
 from upsnet.ops.backend import autocast_dtype
@@ -35,7 +36,8 @@ def test_a_run_leaves_its_folder(finished, config):
         "metrics.json", "metrics.jsonl", "tensorboard",
     }  # fmt: skip
     metrics = json.loads((finished / "metrics.json").read_text())
-    assert set(metrics) == {"panoptic", "semantic", "instance", "iteration"}
+    assert set(metrics) == set(Metrics.model_fields)
+    Metrics.model_validate(metrics)
     assert lines(finished)[-1]["pq"] == metrics["panoptic"]["All"]["pq"]
     checkpoint = load_checkpoint(finished / "model.pt")
     assert checkpoint.config == config
@@ -144,11 +146,11 @@ def test_ap_may_be_measured_in_the_last_evaluation_only(make_config, tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     evaluated = [row for row in rows if "pq" in row]
     assert [row["iteration"] for row in evaluated] == [2, 4]
-    assert ["ap" in row for row in evaluated] == [False, True]
-    assert metrics["instance"] is not None
+    assert ["instance_ap" in row for row in evaluated] == [False, True]
+    assert metrics["instance_ap"] is not None
     checkpoint = load_checkpoint(tmp_path / "last.pt")
     again = evaluate(checkpoint.build(), open_dataset(config.data, "val"), config, CPU, progress=False)
-    assert again["instance"] is not None, "an evaluation on its own is the last one"
+    assert again["instance_ap"] is not None, "an evaluation on its own is the last one"
 
 
 def test_evaluation_of_one_checkpoint_is_the_same_at_any_batch_size_and_precision(finished, make_config):

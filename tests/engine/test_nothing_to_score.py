@@ -20,15 +20,15 @@ NONE = {"pq": None, "sq": None, "rq": None, "n": 0}
 def metrics_of(pq, things=None):
     group = NONE if pq is None else {"pq": pq, "sq": pq, "rq": pq, "n": 1}
     panoptic = {"All": group, "Things": NONE if things is None else {**group, "pq": things}, "Stuff": group}
-    return {"panoptic": panoptic, "semantic": {"miou": pq}, "instance": {"ap": None, "ap50": None}}
+    return {"panoptic": panoptic, "semantic": {"miou": pq}, "instance_ap": {"ap": None, "ap50": None}}
 
 
 def test_the_headline_of_nothing_is_none():
     assert headline(metrics_of(None)) == ("PQ", None)
     assert headline(metrics_of(0.0)) == ("PQ", 0.0)
-    assert headline({"panoptic": None, "semantic": None, "instance": {"ap": None}}) == ("AP", None)
+    assert headline({"panoptic": None, "semantic": None, "instance_ap": {"ap": None}}) == ("AP", None)
     values = headlines(metrics_of(50.0))
-    assert [values[name] for name in ("pq", "pq_things", "miou", "ap")] == [50.0, None, 50.0, None]
+    assert [values[name] for name in ("pq", "pq_things", "miou", "instance_ap")] == [50.0, None, 50.0, None]
 
 
 def test_the_log_of_nothing_is_null_a_dash_and_no_scalar(tmp_path, monkeypatch, capsys):
@@ -40,14 +40,14 @@ def test_the_log_of_nothing_is_null_a_dash_and_no_scalar(tmp_path, monkeypatch, 
     (row,) = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
     assert row["pq"] == 50
     assert row["pq_things"] is None
-    assert row["ap"] is None
+    assert row["instance_ap"] is None
     board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     tags = {"val/pq", "val/sq", "val/rq", "val/pq_stuff", "val/sq_stuff", "val/rq_stuff", "val/miou"}
     assert set(board.Tags()["scalars"]) == tags
     assert set(fake.rows[0][1]) == tags
     assert "iteration 3: pq 50.00, " in (text := capsys.readouterr().out)
     assert "pq_things -, " in text
-    assert "ap -, " in text
+    assert "instance_ap -, " in text
 
 
 @pytest.mark.parametrize(("scores", "best"), [((None, 0.0, None), 2), ((None, None), 1)])

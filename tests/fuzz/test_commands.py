@@ -13,6 +13,7 @@ from tests.fuzz.strategies import changed, dump
 from upsnet.data.coco import CocoPanoptic
 from upsnet.io.images import write_image
 from upsnet.io.panoptic_png import write_panoptic_png
+from upsnet.metrics import instance_ap
 
 SIZE = (20, 30)
 
@@ -115,8 +116,8 @@ def test_evaluate_against_instances(document):
         (folder / "instances.json").write_text(dump(document))
         code, _, _ = evaluate(folder, root, instances="instances.json")
         if code == 0:
-            ap = json.loads((root / "out" / "metrics.json").read_text())["instance"]
-            assert ap is None or all(value is None or 0 <= value <= 100 for value in ap.values())
+            ap = json.loads((root / "out" / "metrics.json").read_text())["panoptic_ap"]
+            assert ap is None or all(ap[name] is None or 0 <= ap[name] <= 100 for name in instance_ap.NAMES)
 
     in_folder(check)
 

@@ -55,9 +55,16 @@ def test_confusion_holds_matches_of_any_class():
 def test_each_image_has_its_row():
     rows = quality_of(
         ([[1, 1, 2, 2]], [2, 3], [[1, 1, 2, 2]], [2, 3]), ([[1, 1, 2, 2]], [2, 3], [[1, 1, 0, 0]], [2])
-    ).per_image()
-    assert rows[0] == {"image_id": 0, "pq": 100, "sq": 100, "rq": 100, "n": 2, "tp": 2, "fp": 0, "fn": 0}
-    assert rows[1] == {"image_id": 1, "pq": 50, "sq": 50, "rq": 50, "n": 2, "tp": 1, "fp": 0, "fn": 1}
+    ).per_image()["images"]
+    facts = {"file_name": "", "height": 1, "width": 4}
+    assert rows[0] == {
+        "image_id": 0, **facts, "pq": 100, "sq": 100, "rq": 100, "n": 2, "tp": 2, "fp": 0, "fn": 0,
+        "matched": [[12, 2, 1.0], [13, 2, 1.0]], "missed": [], "spurious": [],
+    }  # fmt: skip
+    assert rows[1] == {
+        "image_id": 1, **facts, "pq": 50, "sq": 50, "rq": 50, "n": 2, "tp": 1, "fp": 0, "fn": 1,
+        "matched": [[12, 2, 1.0]], "missed": [[13, 2, "void"]], "spurious": [],
+    }  # fmt: skip
 
 
 def square(size, low, high):
@@ -185,5 +192,10 @@ def test_the_compiled_sums_are_those_of_the_definition_bit_for_bit(seed):
     found = ImageScores.of_counts(inter[1:, 1:], truth, predicted, CATEGORIES)
     for name in ("channels", "sums", "confused", "cells", "pixels"):
         ours, theirs = getattr(found, name), getattr(expected, name)
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_array_equal(ours, theirs, err_msg=name)
+    assert found.segments.num_true == expected.segments.num_true
+    for name in ("classes", "areas", "ious", "causes"):
+        ours, theirs = getattr(found.segments, name), getattr(expected.segments, name)
         assert ours.dtype == theirs.dtype
         np.testing.assert_array_equal(ours, theirs, err_msg=name)

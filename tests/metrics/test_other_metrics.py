@@ -18,10 +18,12 @@ def test_miou_by_hand():
     meter = SemanticIoU(CATEGORIES)
     meter.update(np.array([[0, 0, 1, IGNORE_LABEL]]), np.array([[0, 1, 1, 3]]))
     result = meter.compute()
-    assert result["per_class"] == {"sky": 50.0, "grass": 50.0}
+    assert [row["iou"] for row in result["per_class"].values()] == [50.0, 50.0, *[None] * 5]
+    assert result["per_class"]["1"]["name"] == "sky"
     assert result["miou"] == 50.0
     assert result["pixel_accuracy"] == pytest.approx(100 * 2 / 3)
-    assert SemanticIoU(CATEGORIES).compute() == {"miou": None, "pixel_accuracy": None, "per_class": {}}
+    nothing = SemanticIoU(CATEGORIES).compute()
+    assert (nothing["miou"], nothing["pixel_accuracy"]) == (None, None)
 
 
 def perfect(sample):
@@ -39,8 +41,10 @@ def test_ap_of_the_truth_is_100_and_of_wrong_classes_0():
         wrong.update(sample, scores, labels % 4 + 1, masks)
         none.update(sample, scores[:0], labels[:0], masks[:0])
     assert right.compute()["ap"] == pytest.approx(100)
+    assert right.compute()["per_class"]["4"] == {"name": "disc", "ap": pytest.approx(100)}
     assert wrong.compute()["ap"] < 5
     assert none.compute()["ap"] == 0
+    assert {row["ap"] for row in none.compute()["per_class"].values()} == {0}
 
 
 def test_semantic_truth_of_a_sample_scores_100():

@@ -77,7 +77,9 @@ def test_an_image_with_nothing_to_score_has_no_pq():
     quality.update(0, empty, SegmentTable.of([]), empty, SegmentTable.of([]))
     quality.update(1, empty, SegmentTable.of([]), empty + 1, SegmentTable.of([2]))  # on void: neither right nor wrong
     nothing = {"pq": None, "sq": None, "rq": None, "n": 0, "tp": 0, "fp": 0, "fn": 0}
-    assert quality.per_image() == [{"image_id": 0, **nothing}, {"image_id": 1, **nothing}]
+    for number, row in enumerate(quality.per_image()["images"]):
+        assert {name: row[name] for name in ("image_id", *nothing)} == {"image_id": number, **nothing}
+        assert row["matched"] == row["missed"] == row["spurious"] == []
     result = quality.compute()
     assert result["All"]["pq"] is None
     assert result["pq_dagger"]["All"] is None

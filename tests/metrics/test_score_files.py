@@ -194,8 +194,8 @@ def test_files_without_a_fault_pass_strictly(pair):
     metrics, problems = evaluate(pair, strict=True)
     assert not problems
     assert metrics["panoptic"]["All"] == {"pq": 100, "sq": 100, "rq": 100, "n": 3}
-    assert metrics["semantic"]["miou"] == 100
-    assert metrics["instance"] is None
+    assert metrics["semantic_from_panoptic"]["miou"] == 100
+    assert metrics["semantic"] is metrics["instance_ap"] is metrics["panoptic_ap"] is None
     assert metrics["panoptic"]["boundary"] is None
     assert evaluate(pair, boundary=True)[0]["panoptic"]["boundary"]["All"]["pq"] == 100
 
@@ -225,8 +225,12 @@ def test_any_number_of_workers_gives_the_same_bits(tmp_path):
 def test_miou_counts_predicted_void_as_a_miss(pair):
     overwrite(first(pair), 140000, 0)
     change(pair / "pred.json", lambda d: d["annotations"][0]["segments_info"].pop(1))
-    semantic = evaluate(pair, strict=True)[0]["semantic"]
-    assert semantic["per_class"] == {"c0": 100.0, "c2": 50.0, "c3": 100.0}
+    semantic = evaluate(pair, strict=True)[0]["semantic_from_panoptic"]
+    assert semantic["per_class"]["8"] == {"name": "c2", "iou": 50.0}
+    assert {key: row["iou"] for key, row in semantic["per_class"].items()} == {
+        "2": 100.0, "5": None, "8": 50.0, "11": 100.0, "14": None,
+    }  # fmt: skip
+    assert semantic["miou"] == pytest.approx(250 / 3)
     assert semantic["pixel_accuracy"] == 100 * 14 / 16
 
 
@@ -238,7 +242,7 @@ def test_ap_needs_scores_and_takes_the_instance_file_where_given(pair):
                     row["score"] = 0.9
 
     change(pair / "pred.json", give_scores)
-    assert evaluate(pair, strict=True)[0]["instance"]["ap"] == pytest.approx(100)
+    assert evaluate(pair, strict=True)[0]["panoptic_ap"]["ap"] == pytest.approx(100)
     instances = {
         "annotations": [
             {"id": 1, "image_id": 0, "category_id": 8, "area": 2, "bbox": [2, 0, 2, 1], "iscrowd": 0,
@@ -246,15 +250,18 @@ def test_ap_needs_scores_and_takes_the_instance_file_where_given(pair):
         ]
     }  # fmt: skip
     (pair / "instances.json").write_text(json.dumps(instances))
-    found = evaluate(pair, strict=True, instances=pair / "instances.json")[0]["instance"]
+    found = evaluate(pair, strict=True, instances=pair / "instances.json")[0]["panoptic_ap"]
     assert found["ap"] == pytest.approx(100), "one object of class 8; class 11 has none"
+    assert found["ground_truth"] == "instances"
+    per_class = {key: row["ap"] for key, row in found["per_class"].items()}
+    assert per_class == {"8": pytest.approx(100), "11": None, "14": None}
     instances["annotations"][0]["category_id"] = 2
     (pair / "instances.json").write_text(json.dumps(instances))
     with pytest.raises(ValueError, match="category_id 2, expected a thing"):
         evaluate(pair, instances=pair / "instances.json")
     change(pair / "pred.json", lambda d: d["annotations"][0]["segments_info"][1].pop("score"))
     metrics, problems = evaluate(pair)
-    assert metrics["instance"] is None
+    assert metrics["panoptic_ap"] is None
     assert "1 of 4 things lack a score" in problems[0]
 
 
@@ -264,12 +271,12 @@ def test_a_score_of_zero_is_one_and_null_is_none(pair, score, with_ap):
         pair / "pred.json",
         lambda d: [row.update(score=score) for image in d["annotations"] for row in image["segments_info"]],
     )
-    assert (evaluate(pair, strict=True)[0]["instance"] is not None) == with_ap
+    assert (evaluate(pair, strict=True)[0]["panoptic_ap"] is not None) == with_ap
 
 
 def test_rows_of_images_name_the_worst(pair):
     overwrite(first(pair), 140000, 0)
-    rows = score_files(pair / "gt.json", pair / "pred.json", progress=False).panoptic.per_image()
+    rows = score_files(pair / "gt.json", pair / "pred.json", progress=False).panoptic.per_image()["images"]
     assert [row["pq"] for row in rows] == [pytest.approx(200 / 3), 100]
 
 
@@ -308,7 +315,7 @@ def test_no_thing_among_scored_predictions_is_an_ap_of_zero(pair):
             annotation["segments_info"] = [{**annotation["segments_info"][0], "score": 1.0}]
 
     change(pair / "pred.json", only_stuff)
-    assert evaluate(pair)[0]["instance"]["ap"] == 0
+    assert evaluate(pair)[0]["panoptic_ap"]["ap"] == 0
 
 
 def test_a_broken_photograph_costs_its_picture_alone(pair):

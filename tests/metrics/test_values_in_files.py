@@ -118,7 +118,7 @@ def test_numbers_in_any_form_give_the_same_scores(tmp_path, seed):
         results.append(evaluate_files(*paths, **options)[0])
         results.append(evaluate_files(*paths, instances=tmp_path / "inst.json", **options)[0])
     assert results[0]["panoptic"]["All"]["pq"] > 0
-    assert results[0]["instance"]["ap"] > 0
+    assert results[0]["panoptic_ap"]["ap"] > 0
     assert results[0] == results[2] == results[4]
     assert results[1] == results[3] == results[5]
 
@@ -151,7 +151,7 @@ def test_ids_of_images_in_any_form_are_those_of_the_ground_truth(score, form):
 
     metrics = score(pred=pred, inst=pred, strict=True)[0]
     assert metrics["panoptic"]["All"] == {"pq": 100, "sq": 100, "rq": 100, "n": 2}
-    assert metrics["instance"]["ap"] == pytest.approx(100)
+    assert metrics["panoptic_ap"]["ap"] == pytest.approx(100)
 
 
 def test_predictions_of_other_images_only_are_an_error_that_shows_an_id_of_each(score):
@@ -169,7 +169,7 @@ def test_some_predictions_of_other_images_are_counted_and_named(score):
 
     metrics, problems = score(pred=more, inst=more)
     assert metrics["panoptic"]["All"]["pq"] == 100
-    assert metrics["instance"]["ap"] == pytest.approx(100)
+    assert metrics["panoptic_ap"]["ap"] == pytest.approx(100)
     assert len(problems) == 2
     assert "pred.json: 2 of 4 annotations are for images that" in problems[0]
     assert "the first has image_id 8: they are not scored" in problems[0]
@@ -184,7 +184,7 @@ def test_images_that_the_ground_truth_lists_but_does_not_annotate_are_no_fault(s
     metrics, problems = score(truth=first_alone, inst=nothing, strict=True)
     assert not problems
     assert metrics["panoptic"]["per_class"]["1"]["tp"] == 2
-    assert metrics["instance"]["ap"] == pytest.approx(100)
+    assert metrics["panoptic_ap"]["ap"] == pytest.approx(100)
 
 
 def test_categories_that_the_ground_truth_does_not_have_are_counted(score):
@@ -214,7 +214,7 @@ def first(**values):
     first(segmentation={"size": ["20", 30.0], "counts": ["42", 8.0] + [12, 8] * 7 + [410]}),
 ])  # fmt: skip
 def test_instances_in_any_form_score_alike(score, edit):
-    assert score(inst=edit, strict=True)[0]["instance"]["ap"] == pytest.approx(100)
+    assert score(inst=edit, strict=True)[0]["panoptic_ap"]["ap"] == pytest.approx(100)
 
 
 @pytest.mark.parametrize(("edit", "message"), [
@@ -242,7 +242,7 @@ def test_instances_without_a_pixel_are_left_out_and_counted(score):
         document["annotations"] += [{**row, "id": 50 + i, "segmentation": s} for i, s in enumerate(([], [[3, 3]]))]
 
     metrics, problems = score(inst=more)
-    assert metrics["instance"]["ap"] == pytest.approx(100)
+    assert metrics["panoptic_ap"]["ap"] == pytest.approx(100)
     assert len(problems) == 1
     assert "inst.json: 2 of 6 annotations have no pixel, the first is annotation 50" in problems[0]
 
@@ -293,11 +293,13 @@ def test_nothing_to_score_at_all_is_null_and_no_zero(score, tmp_path, capsys):
     score(empty, empty, true_ids=void, pred_ids=void)
     code, shown, _ = run(tmp_path, capsys, "--report")
     assert code == 0
-    assert {shown[name] for name in ("pq", "sq", "rq", "pq_things", "pq_stuff", "miou", "pq_dagger")} == {"-"}
+    names = ("pq", "sq", "rq", "pq_things", "pq_stuff", "miou_from_panoptic", "pq_dagger")
+    assert {shown[name] for name in names} == {"-"}
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["panoptic"]["All"]["pq"] is None
-    assert metrics["semantic"]["miou"] is None
-    assert [row["pq"] for row in json.loads((tmp_path / "out" / "per_image.json").read_text())] == [None, None]
+    assert metrics["semantic_from_panoptic"]["miou"] is None
+    rows = json.loads((tmp_path / "out" / "per_image.json").read_text())["images"]
+    assert [row["pq"] for row in rows] == [None, None]
     page = (tmp_path / "out" / "report.html").read_text()
     assert "No errors." in page
     assert "None" not in page

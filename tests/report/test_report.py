@@ -14,6 +14,7 @@ from upsnet.categories import CategorySet
 from upsnet.data.shapes import CATEGORIES, Shapes
 from upsnet.io.predictions import write_samples
 from upsnet.metrics.bootstrap import quality
+from upsnet.metrics.document import compute_metrics
 from upsnet.metrics.error_causes import CAUSES, find_causes
 from upsnet.metrics.image_pair import ImagePair
 from upsnet.metrics.panoptic_quality import PanopticQuality, SegmentTable, match_segments
@@ -53,7 +54,7 @@ def collect(num_images=6, categories=CATEGORIES, num_pictures=2, pictures=True, 
         pair = ImagePair(sample.segment_map, truth, ids, predicted, scores, picture)
         collector.update(index, f"{index}{EVIL}.png", pair)
         meter.update(index, sample.segment_map, truth, ids, predicted)
-    return collector, {"panoptic": meter.compute(), "semantic": None, "instance": None}
+    return collector, compute_metrics(meter)
 
 
 def page(collector, metrics, config="key: value"):
@@ -89,6 +90,7 @@ def test_numbers_are_those_of_metrics_json():
     assert not outline.open
     shown = {a["data-metric"]: float(a["data-value"]) for _, a in outline.tags if "data-metric" in a}
     expected = {f"{g}.{k}": metrics["panoptic"][g][k] for g in ("All", "Things", "Stuff") for k in ("pq", "sq", "rq")}
+    expected["semantic_from_panoptic"] = metrics["semantic_from_panoptic"]["miou"]
     assert shown == expected
     for category in CATEGORIES.categories:
         row = re.search(rf'<tr data-kind="\w+" data-seen="1" data-id="{category.id}">.*?</tr>', text).group()
@@ -111,6 +113,30 @@ def test_statistics_add_up_to_the_metric():
         s["tp"] + s["fp"] for s, c in zip(per_class, CATEGORIES.categories, strict=True) if c.is_thing
     )
     assert (stats.mended >= metrics["panoptic"]["All"]["pq"] - 1e-9).all()
+
+
+def test_confident_predictions_that_the_ground_truth_contradicts_are_listed_and_scores_are_checked():
+    truth, table = np.array([[1, 1, 2, 2, 3, 3, 4, 4]]), SegmentTable.of([0, 3, 3, 0])
+    predicted = np.array([[1, 1, 2, 2, 3, 3, 4, 4]])
+    collector, meter = ReportCollector(CATEGORIES, 0), PanopticQuality(CATEGORIES)
+    for number, (classes, scores) in enumerate(
+        [
+            ([0, 4, 3, 5], [1.0, 0.95, 0.99, 0.97]),  # another class; right; on stuff of another class
+            ([0, 4, 3, 0], [1.0, 0.4, 0.99, 1.0]),  # not sure
+        ]
+    ):
+        found = SegmentTable.of(classes)
+        collector.update(number, f"{number}{EVIL}", ImagePair(truth, table, predicted, found, np.array(scores)))
+        meter.update(number, truth, table, predicted, found)
+    stats = summarize(collector)
+    assert [(s.file_name, s.predicted, s.labelled, s.area) for s in stats.suspects] == [
+        (f"0{EVIL}", 5, 0, 2), (f"0{EVIL}", 4, 3, 2),
+    ]  # fmt: skip
+    text = page(collector, compute_metrics(meter))
+    assert not Outline(text).open
+    assert text.count('<td class="num" data-value="0.97') == 1
+    # things: 0.95 and 0.97 unmatched (bin centre 97.5), 0.99 twice matched, 0.4 unmatched (42.5)
+    assert f"distance is {(4 * abs(50 - 97.5) + 42.5) / 5:.1f} points" in text
 
 
 def test_names_from_the_data_cannot_become_markup():
@@ -149,7 +175,7 @@ def test_few_images_classes_or_no_scores_still_make_a_page(images, classes):
         ids, table = np.ones((9, 12), dtype=np.int32), SegmentTable.of([0])
         collector.update(key, "a.png", ImagePair(ids, table, ids, table))
         meter.update(key, ids, table, ids, table)
-    text = page(collector, {"panoptic": meter.compute(), "semantic": None, "instance": None})
+    text = page(collector, compute_metrics(meter))
     assert not Outline(text).open
     assert "The predictions have no scores" in text
 
@@ -224,7 +250,7 @@ def test_errors_are_coloured_by_cause_and_the_rest_is_grey():
 
 def test_a_semantic_model_has_no_report():
     with pytest.raises(ValueError, match=r"model\.heads=both"):
-        page(collect(2)[0], {"panoptic": None, "semantic": {}, "instance": None})
+        page(collect(2)[0], {"panoptic": None})
 
 
 def test_the_command_line_writes_the_report_of_files_and_of_a_model(run_tool, checkpoint, tmp_path):

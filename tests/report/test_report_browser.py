@@ -4,9 +4,11 @@ import shutil
 
 import pytest
 
+from tests.metrics.test_comparison import FOUND, MISSES, write
 from tests.report.test_report import collect, page
 from upsnet.categories import CategorySet
 from upsnet.data.shapes import CATEGORIES
+from upsnet.engine.compare import compare_evaluations
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -153,3 +155,22 @@ def test_the_tables_are_there_without_scripts(browser, address):
     assert tab.locator("#class-table tbody tr").count() == 133
     assert tab.locator("#cause-table tbody tr").count() == 7
     context.close()
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_of_a_comparison_stays_on_the_screen(browser, tmp_path, width, scheme):
+    folders = [write(tmp_path / name, FOUND, FOUND, images) for name, images in (("a", FOUND), ("b" * 200, MISSES))]
+    compare_evaluations(*folders, output=tmp_path)
+    complaints = []
+    tab = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    tab.on("console", lambda m: complaints.append(m.text))
+    tab.on("pageerror", lambda e: complaints.append(str(e)))
+    tab.goto((tmp_path / "compare.html").as_uri())
+    assert tab.evaluate("document.documentElement.scrollWidth") == width
+    assert tab.evaluate(CONTRAST) >= 4.5
+    tab.locator("#class-table th", has_text="Class").locator("button").click()
+    names = tab.locator("#class-table tbody th").all_inner_texts()
+    assert names == sorted(names)
+    tab.close()
+    assert not complaints

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from upsnet.cli import submission
+from upsnet.cli import submission, test_time_views
 
 SHOWN_PROBLEMS = 10
 
@@ -34,10 +34,11 @@ def main(argv: Sequence[str]) -> int:
     metrics = _score_files(args) if args.gt is not None else _evaluate_checkpoint(args)
     if metrics is None:  # another process prints
         return 0
-    from upsnet.engine.logging import headlines, score_text
+    from upsnet.engine.logging import score_text
+    from upsnet.metrics.document import flat_metrics
 
-    for name, value in {**headlines(metrics), **_scores_beside_headlines(metrics["panoptic"])}.items():
-        print(f"{name:12s} {score_text(value, '.3f'):>7s}")
+    for name, value in flat_metrics(metrics).items():
+        print(f"{name:18s} {score_text(value, '.3f'):>7s}")
     if args.report:
         print(f"report: {args.output / 'report.html'}")
     return 0
@@ -59,6 +60,8 @@ def _evaluate_checkpoint(args: argparse.Namespace) -> dict[str, Any] | None:
         overrides=args.overrides,
         boundary=args.boundary,
         report_images=args.report_images if args.report else None,
+        slices=args.slices,
+        views=test_time_views.chosen(args),
     )
 
 
@@ -77,23 +80,13 @@ def _score_files(args: argparse.Namespace) -> dict[str, Any]:
         boundary=args.boundary,
         report_images=args.report_images if args.report else None,
         image_dir=args.images,
+        slices=args.slices,
     )
     for line in problems[:SHOWN_PROBLEMS]:
         print(f"warning: {line}", file=sys.stderr)
     if len(problems) > SHOWN_PROBLEMS:
         print(f"warning: {len(problems) - SHOWN_PROBLEMS} more contradictions in the files", file=sys.stderr)
     return metrics
-
-
-def _scores_beside_headlines(panoptic: dict[str, Any] | None) -> dict[str, float | None]:
-    if panoptic is None:
-        return {}
-    values = {"pq_dagger": panoptic["pq_dagger"]["All"]}
-    if panoptic["boundary"] is not None:
-        values["boundary_pq"] = panoptic["boundary"]["All"]["pq"]
-    if panoptic["interval"] is not None and panoptic["interval"]["All"] is not None:
-        values["pq_low"], values["pq_high"] = panoptic["interval"]["All"]["pq"]
-    return values
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -118,16 +111,22 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         help="folder for metrics.json and per_image.json; also predictions/ (--checkpoint) or problems.txt (--gt)",
     )
     parser.add_argument("--report", action="store_true", help="also write report.html into --output")
+    parser.add_argument(
+        "--slices", type=Path, metavar="CSV", help="PQ by attribute, too: a column `image` and one for each attribute"
+    )
     parser.add_argument("--images", type=Path, help="with --gt and --report: folder of the images")
     parser.add_argument(
         "--report-images", type=int, default=8, metavar="N", help="show the N worst and the N best images (default: 8)"
     )
+    test_time_views.add_options(parser)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config")
     args = parser.parse_intermixed_args(argv)
     if (args.gt is None) != (args.pred is None):
         parser.error("--gt and --pred go together")
     if args.gt is not None and (args.config or args.overrides):
         parser.error("--config and key=value need --checkpoint")
+    if args.gt is not None and (args.tta_scales or args.tta_flip):
+        parser.error("--tta-scales and --tta-flip need --checkpoint")
     of_files = (args.gt_dir, args.pred_dir, args.instances, args.strict, args.workers)
     if args.gt is None and any(of_files):
         parser.error("--gt-dir, --pred-dir, --instances, --strict and --workers need --gt and --pred")

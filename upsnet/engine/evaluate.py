@@ -19,16 +19,21 @@ from upsnet.data.reading import FileDataset
 from upsnet.data.targets import semantic_truth
 from upsnet.engine import distributed
 from upsnet.engine.signals import StopRequestedError, StopSignals
+from upsnet.inference.augmented import AugmentedModel
 from upsnet.inference.drawing import comparison, grid
 from upsnet.inference.predictor import PanopticPredictor
-from upsnet.io.files import remove_leftovers, write_json
+from upsnet.io.files import remove_leftovers
 from upsnet.io.predictions import PanopticWriter, prediction_rows, to_prediction
+from upsnet.metrics.document import compute_metrics
 from upsnet.metrics.image_pair import ImagePair
 from upsnet.metrics.instance_ap import InstanceAP, encode_window
 from upsnet.metrics.panoptic_quality import PanopticQuality, SegmentTable
+from upsnet.metrics.per_image import write_per_image
 from upsnet.metrics.semantic_iou import SemanticIoU
+from upsnet.metrics.slices import Attributes
 from upsnet.models.base import PanopticModel
 from upsnet.ops.backend import autocast
+from upsnet.ops.views import ViewPlan
 from upsnet.report.collector import ReportCollector
 from upsnet.structures import Instances, PanopticBatch, PanopticOutput, Sample
 
@@ -39,7 +44,8 @@ class _Meters:
 
     panoptic: PanopticQuality | None
     semantic: SemanticIoU | None
-    instance: InstanceAP | None
+    instance_ap: InstanceAP | None
+    panoptic_ap: InstanceAP | None
 
     @classmethod
     def of(cls, tasks: frozenset[str], categories: CategorySet, *, with_ap: bool, boundary: bool) -> _Meters:
@@ -47,6 +53,7 @@ class _Meters:
             PanopticQuality(categories, boundary=boundary) if "panoptic" in tasks else None,
             SemanticIoU(categories) if "semantic" in tasks else None,
             InstanceAP(categories) if "instance" in tasks and with_ap else None,
+            InstanceAP(categories) if "panoptic" in tasks and with_ap else None,
         )
 
     def update(self, batch: PanopticBatch, output: PanopticOutput) -> None:
@@ -57,11 +64,14 @@ class _Meters:
                 ids = output.segment_ids[row]  # counted where it is; the truth goes there
                 truth_map = torch.from_numpy(truth.segment_map).to(ids.device)
                 maps = (truth_map, ids) if ids.is_cuda else (truth.segment_map, ids.numpy())
-                self.panoptic.update(truth.image_id, maps[0], segments, maps[1], predicted)
+                self.panoptic.update(truth.image_id, maps[0], segments, maps[1], predicted, truth.file_name)
             if self.semantic is not None and output.semantic is not None:
                 self.semantic.update(semantic_truth(truth), output.semantic[row].cpu().numpy())
-            if self.instance is not None and output.instances is not None:
-                _add_instances(self.instance, truth, output.instances[row])
+            if self.instance_ap is not None and output.instances is not None:
+                _add_instances(self.instance_ap, truth, output.instances[row])
+            if self.panoptic_ap is not None:
+                columns = (output.segment_ids, output.segment_classes, output.segment_scores)
+                self.panoptic_ap.update_segments(truth, *(column[row].cpu().numpy() for column in columns))
 
     def merge(self) -> None:
         """Brings the rows of all processes to the first one."""
@@ -69,19 +79,17 @@ class _Meters:
             self.panoptic.merge(distributed.gather_to_first(self.panoptic.rows))
         if self.semantic is not None and (parts := distributed.gather_to_first(self.semantic.confusion)):
             self.semantic.confusion = np.sum(parts, axis=0)
-        if self.instance is not None:
-            self.instance.merge(distributed.gather_to_first(self.instance.rows))
+        for meter in (self.instance_ap, self.panoptic_ap):
+            if meter is not None:
+                meter.merge(distributed.gather_to_first(meter.rows))
 
-    def compute(self) -> dict[str, Any]:
+    def compute(self, attributes: Attributes | None) -> dict[str, Any]:
         """The metrics, which the first process computes for all."""
-        found: dict[str, Any] = distributed.from_first(self._compute() if distributed.rank() == 0 else None)
+        meters = (self.panoptic, self.semantic, self.instance_ap, self.panoptic_ap)
+        found: dict[str, Any] = distributed.from_first(
+            compute_metrics(*meters, attributes) if distributed.rank() == 0 else None
+        )
         return found
-
-    def _compute(self) -> dict[str, Any]:
-        return {
-            name: None if meter is None else meter.compute()
-            for name, meter in (("panoptic", self.panoptic), ("semantic", self.semantic), ("instance", self.instance))
-        }
 
 
 def _add_instances(meter: InstanceAP, truth: Sample, found: Instances) -> None:
@@ -143,6 +151,8 @@ def evaluate(
     boundary: bool = False,
     per_image: Path | None = None,
     with_ap: bool | None = None,
+    attributes: Attributes | None = None,
+    views: ViewPlan | None = None,
     progress: bool = True,
     stop: StopSignals | None = None,
 ) -> dict[str, Any]:
@@ -158,6 +168,8 @@ def evaluate(
         boundary: find Boundary PQ, too.
         per_image: JSON to write `PanopticQuality.per_image` to, where PQ applies.
         with_ap: find AP; by default unless `evaluate.instance` is false.
+        attributes: of the images, for slices.
+        views: average the predictions of these views of each image (test-time augmentation).
         progress: show a bar, if there is a terminal.
         stop: looked at after every batch.
 
@@ -178,7 +190,9 @@ def evaluate(
         rank=rank,
         world_size=world_size,
         form=model.input_form,
+        views=views,
     )
+    predictor = model if views is None else AugmentedModel(model, views)
     training = model.training
     model.eval()
     try:
@@ -186,10 +200,10 @@ def evaluate(
             if stop is not None and stop.received:
                 break
             with autocast(config.evaluate.precision, device):
-                output = model.predict(
+                output = predictor.predict(
                     batch.to(device),
                     with_semantic=meters.semantic is not None,
-                    with_instances=meters.instance is not None,
+                    with_instances=meters.instance_ap is not None,
                 )
             meters.update(batch, output)
             if report is not None:
@@ -208,8 +222,8 @@ def evaluate(
         report.merge(distributed.gather_to_first(report))
     meters.merge()
     if per_image is not None and meters.panoptic is not None and rank == 0:
-        write_json(per_image, meters.panoptic.per_image())
-    return meters.compute()
+        write_per_image(per_image, meters.panoptic.per_image())
+    return meters.compute(attributes)
 
 
 def comparison_panel(
@@ -233,7 +247,7 @@ def headline(metrics: dict[str, Any]) -> tuple[str, float | None]:
 
     The value is None if there is nothing to score.
     """
-    for section, key, name in (("panoptic", "All", "PQ"), ("instance", "ap", "AP"), ("semantic", "miou", "mIoU")):
+    for section, key, name in (("panoptic", "All", "PQ"), ("instance_ap", "ap", "AP"), ("semantic", "miou", "mIoU")):
         if metrics[section] is not None:
             value = metrics[section][key]
             return name, value["pq"] if section == "panoptic" else value

@@ -23,6 +23,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from upsnet.io.files import atomic_path
+from upsnet.metrics.document import headlines
 from upsnet.text import first_line
 
 ETA_INTERVALS = 15
@@ -223,19 +224,6 @@ def _reopen(path: Path, start: int, evaluation_due: bool) -> TextIO:
     with atomic_path(path) as temporary:
         temporary.write_text("".join(row for row in rows if stays(row)))
     return path.open("a")
-
-
-def headlines(metrics: dict[str, Any]) -> dict[str, float | None]:
-    """The headline numbers of `metrics.json` under short names; None where there is nothing to score."""
-    values: dict[str, float | None] = {}
-    if metrics["panoptic"] is not None:
-        for group, suffix in (("All", ""), ("Things", "_things"), ("Stuff", "_stuff")):
-            values |= {f"{key}{suffix}": metrics["panoptic"][group][key] for key in ("pq", "sq", "rq")}
-    if metrics["semantic"] is not None:
-        values["miou"] = metrics["semantic"]["miou"]
-    if metrics["instance"] is not None:
-        values |= {key: metrics["instance"][key] for key in ("ap", "ap50")}
-    return values
 
 
 def score_text(value: float | None, form: str) -> str:

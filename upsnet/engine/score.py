@@ -2,8 +2,8 @@
 
 | file | content |
 | --- | --- |
-| `metrics.json` | PQ, SQ, RQ, mIoU and AP |
-| `per_image.json` | the scores of each image |
+| `metrics.json` | PQ, SQ, RQ, mIoU and AP (`metrics.document`) |
+| `per_image.json` | the scores and segments of each image (`metrics.per_image`), which `upsnet compare` reads |
 | `predictions/` | COCO-panoptic predictions (of a checkpoint) |
 | `problems.txt` | contradictions in the files (of prediction files) |
 | `report.html` | the report, if asked for |
@@ -25,8 +25,11 @@ from upsnet.data.loader import open_dataset
 from upsnet.engine import distributed
 from upsnet.engine.evaluate import evaluate
 from upsnet.io.files import atomic_path, remove_leftovers, write_json
+from upsnet.metrics.per_image import write_per_image
 from upsnet.metrics.score_files import score_files
+from upsnet.metrics.slices import read_attributes
 from upsnet.models.checkpoint import load_checkpoint
+from upsnet.ops.views import ViewPlan
 from upsnet.report.collector import ReportCollector
 from upsnet.report.page import Identity, digest, write_report
 
@@ -39,6 +42,8 @@ def evaluate_checkpoint(
     overrides: Sequence[str] = (),
     boundary: bool = False,
     report_images: int | None = None,
+    slices: Path | str | None = None,
+    views: ViewPlan | None = None,
 ) -> dict[str, Any] | None:
     """Scores a checkpoint on the validation data of its config.
 
@@ -51,16 +56,18 @@ def evaluate_checkpoint(
         overrides: `key=value` changes to the config.
         boundary: also compute Boundary PQ.
         report_images: write a report that shows so many of the worst and of the best images; None: no report.
+        slices: CSV file with attributes of the images, by which PQ is also computed (`metrics.slices`).
+        views: average the predictions of these views of each image (test-time augmentation).
 
     Returns:
         The contents of `metrics.json` in the first process, None in the others. `["panoptic"]["All"]["pq"]` is PQ in
-        percent; `["semantic"]` and `["instance"]` hold mIoU and AP. A section that does not apply is None, and so is a
-        score if there is nothing to score.
+        percent. A section that does not apply is None, and so is a score if there is nothing to score.
 
     Raises:
         OSError, ValueError: a file is missing, or something does not fit; one line says what to change.
     """
     path, output = Path(path), _path(output)
+    attributes = None if slices is None else read_attributes(Path(slices))
     checkpoint = load_checkpoint(path, overrides)
     run = checkpoint.config
     if config is not None:
@@ -86,10 +93,12 @@ def evaluate_checkpoint(
             boundary=boundary,
             per_image=output / "per_image.json" if output else None,
             report=report,
+            attributes=attributes,
+            views=views,
         )
         if distributed.rank() != 0:
             return None
-        _write_results(metrics, output, report, partial(_identity_of_checkpoint, path, run, device))
+        _write_results(metrics, output, report, partial(_identity_of_checkpoint, path, run, device, views))
         return metrics
 
 
@@ -106,6 +115,7 @@ def evaluate_predictions(
     boundary: bool = False,
     report_images: int | None = None,
     image_dir: Path | str | None = None,
+    slices: Path | str | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
     """Scores COCO-panoptic prediction files against the ground truth.
 
@@ -119,6 +129,7 @@ def evaluate_predictions(
         boundary: also compute Boundary PQ.
         report_images: write a report that shows so many of the worst and of the best images; None: no report.
         image_dir: folder of the images for the report.
+        slices: CSV file with attributes of the images, by which PQ is also computed (`metrics.slices`).
 
     Returns:
         The contents of `metrics.json` (percent), and one line for each contradiction in the files.
@@ -138,10 +149,11 @@ def evaluate_predictions(
         workers=workers,
         report=None if report_images is None else partial(ReportCollector, num_pictures=report_images),
         image_dir=_path(image_dir),
+        attributes=None if slices is None else read_attributes(Path(slices)),
     )
     metrics = scores.metrics()
     if output is not None:
-        write_json(output / "per_image.json", scores.panoptic.per_image())
+        write_per_image(output / "per_image.json", scores.panoptic.per_image())
         if scores.problems:
             with atomic_path(output / "problems.txt") as path:
                 path.write_text("".join(f"{line}\n" for line in scores.problems), errors="replace")
@@ -176,7 +188,7 @@ def _identity_of_files(truth: Path, predictions: Path, problems: int) -> Identit
     return Identity("/".join(predictions.absolute().parts[-2:]), facts)
 
 
-def _identity_of_checkpoint(path: Path, config: Config, device: torch.device) -> Identity:
+def _identity_of_checkpoint(path: Path, config: Config, device: torch.device, views: ViewPlan | None) -> Identity:
     text = yaml.safe_dump(config.dump(), sort_keys=False)
     processor = (
         f"CPU, {torch.get_num_threads()} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
@@ -188,5 +200,6 @@ def _identity_of_checkpoint(path: Path, config: Config, device: torch.device) ->
         ("SHA-256 of the checkpoint", digest(path)),
         ("SHA-256 of the config", digest(text)),
         ("Device", processor),
+        ("Test-time augmentation", "none" if views is None else str(views)),
     ]
     return Identity("/".join(path.absolute().parts[-2:]), facts, text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,16 @@ Row = tuple[npt.NDArray[np.integer], npt.NDArray[np.float64]]
 """Classes [k] that occur in an image, and their sums [k, 4]: IoU, TP, FP, FN."""
 
 
+def draw_counts(count: int, resamples: int, seed: int) -> Iterator[npt.NDArray[np.int64]]:
+    """Yields, for each resample, how often it draws each of `count` images, int64 [count].
+
+    A resample draws `count` images with replacement. The numbers depend on the arguments alone.
+    """
+    rng, chances = np.random.default_rng(seed), np.full(count, 1 / count)
+    for _ in range(resamples):
+        yield rng.multinomial(count, chances)
+
+
 def resampled_sums(
     images: Sequence[Row], num_classes: int, *, resamples: int = RESAMPLES, seed: int = SEED
 ) -> npt.NDArray[np.float64]:
@@ -33,10 +43,10 @@ def resampled_sums(
     Returns:
         [resamples, num_classes, 4].
     """
-    count, rng = len(images), np.random.default_rng(seed)
+    count = len(images)
     times = np.empty((resamples, count), dtype=np.uint8)  # no image is drawn 256 times as often as it should be
-    for row in times:
-        row[:] = rng.multinomial(count, np.full(count, 1 / count))
+    for row, drawn in zip(times, draw_counts(count, resamples, seed), strict=True):
+        row[:] = drawn
     total = np.zeros((resamples, num_classes * 4))
     for start in range(0, count, STEP):
         part = images[start : start + STEP]

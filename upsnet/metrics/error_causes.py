@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from upsnet.metrics.panoptic_quality import Matching
+from upsnet.metrics.matching import Matching
 
 CAUSES = ("wrong class", "split", "merge", "poor mask", "void", "missed", "spurious")
 """A cause's code is its position."""
@@ -94,38 +94,29 @@ def count_causes(
 
 
 def mended_pq(
-    sums: npt.NDArray[np.float64], missed: npt.NDArray[np.int64], spurious: npt.NDArray[np.int64]
+    sums: npt.NDArray[np.float64],
+    missed: npt.NDArray[np.integer] | npt.NDArray[np.float64],
+    spurious: npt.NDArray[np.integer] | npt.NDArray[np.float64],
 ) -> npt.NDArray[np.float64]:
-    """What PQ would be if one cause were mended, for each cause.
+    """What PQ would be if one cause were fixed, for each cause.
 
-    A mended truth becomes a match that is as good as its class's matches are on average (as all matches are where the
-    class has none), and a mended prediction is gone. A class of which nothing is left drops out of the mean, as unseen
-    classes do. Gains do not add up: PQ is no sum.
+    A fixed true segment becomes a match with the mean IoU of its class's matches (of all matches if the class has
+    none), and a fixed prediction is gone. A class of which nothing is left drops out of the mean, as unseen classes do.
+    The gains do not add up.
 
     Args:
-        sums: float64 [C, 4], sum of IoU, TP, FP, FN of each class (`panoptic_quality.class_sums`).
-        missed, spurious: int64 [C, 7], FN and FP by cause (`count_causes`).
+        sums: float64 [C, 4, ...], sum of IoU, TP, FP, FN of each class (`image_scores.class_sums`).
+        missed, spurious: [C, 7, ...], FN and FP by cause (`count_causes`).
 
     Returns:
-        float64 [7], in percent.
+        float64 [7, ...], in percent; 0 where no class is left.
     """
-    iou, tp = sums[:, 0], sums[:, 1]
-    overall = iou.sum() / tp.sum() if tp.sum() else 0.5
+    iou, tp, fp, fn = np.moveaxis(sums, 1, 0)
+    overall = np.where(tp.sum(0) > 0, iou.sum(0) / np.maximum(tp.sum(0), 1), 0.5)
     usual = np.where(tp > 0, iou / np.maximum(tp, 1), overall)
-    return np.array([_mean_pq(*_mend(sums, usual, missed[:, k], spurious[:, k])) for k in range(len(CAUSES))])
-
-
-def _mend(
-    sums: npt.NDArray[np.float64],
-    usual: npt.NDArray[np.float64],
-    missed: npt.NDArray[np.int64],
-    spurious: npt.NDArray[np.int64],
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Sum of IoU and PQ's denominator of each class without one cause."""
-    iou, tp, fp, fn = sums.T
-    return iou + usual * missed, tp + missed + (fp - spurious) / 2 + (fn - missed) / 2
-
-
-def _mean_pq(iou: npt.NDArray[np.float64], size: npt.NDArray[np.float64]) -> float:
-    seen = size > 0
-    return 100 * float((iou[seen] / size[seen]).mean()) if seen.any() else 0.0
+    found = []
+    for k in range(len(CAUSES)):
+        size = tp + missed[:, k] + (fp - spurious[:, k]) / 2 + (fn - missed[:, k]) / 2
+        quality = (iou + usual * missed[:, k]) / np.where(size > 0, size, 1)
+        found.append(100 * quality.sum(0) / np.maximum((size > 0).sum(0), 1))
+    return np.array(found)

@@ -135,6 +135,7 @@ class PairScorer:
             result.scores = ImageScores.of(match_counts(inter, *tables), self.truth.categories, limit)
         else:
             result.scores = ImageScores.of_counts(inter, *tables, self.truth.categories)
+        result.scores = result.scores.named(self.truth.images.file_name(image_id), true_ids.shape)
         if self.detections:
             masks = _things(truth, true_ids, self.truth.categories) if self.truth_masks else []
             found_masks = _things(predicted, ids, self.truth.categories)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 
 import numpy as np
 import numpy.typing as npt
 
 from upsnet.categories import CategorySet
+from upsnet.metrics.error_causes import NO_ERROR, Causes, find_causes
 from upsnet.metrics.matching import Matching, SegmentTable, match_counts
 
 FIELDS = ("iou", "tp", "fp", "fn")
@@ -60,14 +61,55 @@ def matched_classes(found: Matching, num_classes: int) -> npt.NDArray[np.int32]:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoredSegments:
+    """The segments of an image that count: true segments that are no crowd, then spurious predictions.
+
+    Attributes:
+        classes: int16 [k], semantic channels.
+        areas: int32 [k], pixels.
+        ious: float64 [k], of the true segments that have a match; 0 for the others.
+        causes: int8 [k], codes of `error_causes.CAUSES`; `NO_ERROR` for matches.
+        num_true: how many are true segments.
+    """
+
+    classes: npt.NDArray[np.int16]
+    areas: npt.NDArray[np.int32]
+    ious: npt.NDArray[np.float64]
+    causes: npt.NDArray[np.int8]
+    num_true: int
+
+    @classmethod
+    def of(cls, found: Matching, causes: Causes) -> ScoredSegments:
+        """Lists the segments of a matched image."""
+        real, spurious = ~found.truth.is_crowd, found.spurious
+        ious = np.zeros(len(real))
+        ious[found.hit_truth] = found.iou[found.hit_truth, found.hit_predicted]
+        areas = found.inter.sum(1)[1:][real], found.inter.sum(0)[1:][spurious]
+        return cls(
+            np.concatenate([found.truth.classes[real], found.predicted.classes[spurious]]).astype(np.int16),
+            np.concatenate(areas).astype(np.int32),
+            np.concatenate([ious[real], np.zeros(len(areas[1]))]),
+            np.concatenate([causes.truth[real], causes.predicted[spurious]]),
+            len(areas[0]),
+        )
+
+    @property
+    def is_match(self) -> npt.NDArray[np.bool_]:
+        """Bool [k]: the true segments that have a match."""
+        return self.causes == NO_ERROR
+
+
+@dataclass(frozen=True, slots=True)
 class ImageScores:
-    """What is kept of an image: the sums of its own classes.
+    """What is kept of an image: its segments, and the sums of its own classes.
 
     Attributes:
         channels: int16 [k], the classes that occur.
         sums: float64 [k, 4 or 8], `FIELDS`, and those by boundary where asked for.
         confused: int32, see `matched_classes`.
         cells, pixels: int32, see `class_pixels`.
+        segments: those that count.
+        file_name: of the image, empty if it has none; size: (H, W).
     """
 
     channels: npt.NDArray[np.int16]
@@ -75,6 +117,9 @@ class ImageScores:
     confused: npt.NDArray[np.int32]
     cells: npt.NDArray[np.int32]
     pixels: npt.NDArray[np.int32]
+    segments: ScoredSegments
+    file_name: str = ""
+    size: tuple[int, int] = (0, 0)
 
     @classmethod
     def of(
@@ -94,7 +139,8 @@ class ImageScores:
             sums = np.concatenate([sums, class_sums(by_boundary, size)], axis=1)
         channels = np.flatnonzero(sums.any(1))
         confused = matched_classes(found, size)
-        return cls(channels.astype(np.int16), sums[channels], confused, *class_pixels(found, size))
+        segments = ScoredSegments.of(found, find_causes(found))
+        return cls(channels.astype(np.int16), sums[channels], confused, *class_pixels(found, size), segments)
 
     @classmethod
     def of_counts(
@@ -105,4 +151,10 @@ class ImageScores:
         if loops is None:
             return cls.of(match_counts(inter, truth, predicted), categories)
         size = len(categories)
-        return cls(*loops.image_scores(inter, truth.classes, truth.is_crowd, predicted.classes, size))
+        found = loops.image_scores(inter, truth.classes, truth.is_crowd, predicted.classes, size)
+        channels, sums, confused, cells, pixels = found[:5]
+        return cls(channels, sums, confused, cells, pixels, ScoredSegments(*found[5:]))
+
+    def named(self, file_name: str, size: tuple[int, ...]) -> ImageScores:
+        """The same with the name and the size (H, W) of the image."""
+        return replace(self, file_name=file_name, size=(int(size[0]), int(size[1])))

@@ -39,6 +39,9 @@ class InstanceAP:
         categories: the classes.
         truth: the ground truth as rows of COCO's instance format (`instance_file.read_instances`), in place of those
             that images bring along.
+
+    Attributes:
+        rows: image id -> its masks.
     """
 
     def __init__(self, categories: CategorySet, truth: list[dict[str, Any]] | None = None) -> None:
@@ -60,11 +63,6 @@ class InstanceAP:
             scores: [n], 0..1; labels: [n], 1..T.
             masks: n run-length masks, made one at a time, as `encode_window` makes them.
         """
-        things = [
-            {"id": row + 1, "category_id": self.categories[channel].id, "iscrowd": int(is_crowd)}
-            for row, (channel, is_crowd) in enumerate(zip(truth.classes.tolist(), truth.is_crowd.tolist(), strict=True))
-            if self.categories[channel].is_thing
-        ]
         detections = [
             {
                 "category_id": self.categories[semantic_from_label(label, self.categories.num_stuff)].id,
@@ -73,7 +71,45 @@ class InstanceAP:
             }
             for score, label, mask in zip(scores.tolist(), labels.tolist(), masks, strict=True)
         ]
-        self.add(ImageInstances(truth.image_id, truth.size, mask_rows(truth.segment_map, things), detections))
+        self.add(
+            ImageInstances(truth.image_id, truth.size, mask_rows(truth.segment_map, self._things(truth)), detections)
+        )
+
+    def update_segments(
+        self,
+        truth: Sample,
+        ids: npt.NDArray[np.int32],
+        classes: npt.NDArray[np.integer],
+        scores: npt.NDArray[np.floating],
+    ) -> None:
+        """Adds the things of the panoptic map of one image.
+
+        Args:
+            truth: its sample.
+            ids: [H, W], 0 = void, i + 1 = row i.
+            classes: [m], semantic channels; scores: [m], 0..1, NaN where there is none.
+        """
+        found = [
+            {"id": row + 1, "category_id": self.categories[channel].id}
+            | ({} if np.isnan(score) else {"score": float(score)})
+            for row, (channel, score) in enumerate(zip(classes.tolist(), scores.tolist(), strict=True))
+            if self.categories[channel].is_thing
+        ]
+        masks = mask_rows(truth.segment_map, self._things(truth))
+        self.add(ImageInstances(truth.image_id, truth.size, masks, mask_rows(ids, found)))
+
+    def _things(self, truth: Sample) -> list[dict[str, Any]]:
+        """The true things, as `mask_rows` takes them."""
+        return [
+            {"id": row + 1, "category_id": self.categories[channel].id, "iscrowd": int(is_crowd)}
+            for row, (channel, is_crowd) in enumerate(zip(truth.classes.tolist(), truth.is_crowd.tolist(), strict=True))
+            if self.categories[channel].is_thing
+        ]
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether every detection has a score, which AP needs."""
+        return all("score" in row for image in self.rows.values() for row in image.detections)
 
     def add(self, image: ImageInstances) -> None:
         """Adds one image."""
@@ -84,11 +120,12 @@ class InstanceAP:
         for rows in others:
             self.rows.update(rows)
 
-    def compute(self) -> dict[str, float | None]:
-        """The `instance` section of `metrics.json`, in percent: AP over IoU 0.50-0.95, AP50, AP75, and by size.
+    def compute(self) -> dict[str, Any]:
+        """A section of `metrics.json`, in percent: AP over IoU 0.50-0.95, AP50, AP75, by size, and AP of each class.
 
-        A size that no true object has is None. Images are taken in the order of their ids, so that any split over
-        processes gives the same bits.
+        What has no true object is None. `ground_truth` says what the detections were compared with: "instances" if the
+        rows of an instance file were given, else "panoptic". Images are taken in the order of their ids, so that any
+        split over processes gives the same bits.
         """
         images = [self.rows[key] for key in sorted(self.rows, key=str)]
         numbers = {image.image_id: number for number, image in enumerate(images, 1)}
@@ -98,7 +135,9 @@ class InstanceAP:
         truth = [row for row in truth if row["image_id"] in numbers]
         found = [{**row, "image_id": numbers[image.image_id]} for image in images for row in image.detections]
         if not found or not truth:
-            return dict.fromkeys(NAMES, 0.0 if truth else None)
+            return self._section(
+                dict.fromkeys(NAMES, 0.0 if truth else None), {row["category_id"]: 0.0 for row in truth}
+            )
         document = {
             "images": [{"id": numbers[i.image_id], "height": i.size[0], "width": i.size[1]} for i in images],
             "annotations": [{**r, "id": n, "image_id": numbers[r["image_id"]]} for n, r in enumerate(truth, 1)],
@@ -110,7 +149,20 @@ class InstanceAP:
         evaluation.accumulate()
         evaluation.summarize()
         values = [100 * float(value) if value >= 0 else None for value in evaluation.stats[: len(NAMES)]]
-        return dict(zip(NAMES, values, strict=True))
+        precision = np.reshape(evaluation.eval["precision"], evaluation.eval["counts"])[:, :, :, 0, -1]
+        by_class = zip(evaluation.params.catIds, np.moveaxis(precision, 2, 0), strict=True)
+        return self._section(
+            dict(zip(NAMES, values, strict=True)),
+            {key: 100 * float(own.mean()) for key, own in by_class if own.max() >= 0},
+        )
+
+    def _section(self, values: dict[str, float | None], of_class: dict[int, float]) -> dict[str, Any]:
+        things = [c for c in self.categories.categories if c.is_thing]
+        return {
+            **values,
+            "ground_truth": "panoptic" if self.given_truth is None else "instances",
+            "per_class": {str(c.id): {"name": c.name, "ap": of_class.get(c.id)} for c in things},
+        }
 
 
 def encode_window(window: npt.NDArray[np.bool_], top: int, left: int, size: tuple[int, int]) -> dict[str, Any]:

@@ -16,11 +16,12 @@ from upsnet.categories import CategorySet
 from upsnet.io.panoptic_json import PanopticJson
 from upsnet.io.parallel import in_order
 from upsnet.metrics import image_scores
+from upsnet.metrics.document import compute_metrics
 from upsnet.metrics.image_pair import ImageReport, PairResult, PairScorer
 from upsnet.metrics.instance_ap import InstanceAP
 from upsnet.metrics.instance_file import read_instances
 from upsnet.metrics.panoptic_quality import PanopticQuality
-from upsnet.metrics.semantic_iou import SemanticIoU
+from upsnet.metrics.slices import Attributes
 from upsnet.ops import id_maps
 
 Report = TypeVar("Report", bound=ImageReport)
@@ -31,32 +32,31 @@ class FileScores(Generic[Report]):
     """The sums over all images.
 
     Attributes:
-        panoptic, instance: the metrics; instance is None where predictions carry no scores.
+        panoptic, panoptic_ap: the metrics; the latter is None where predictions carry no scores.
         problems: one line for each fault of a file, in the order of the images.
         report: what `score_files` was given to make, if anything.
+        attributes: of the images, for slices.
     """
 
     panoptic: PanopticQuality
-    instance: InstanceAP | None
+    panoptic_ap: InstanceAP | None
     problems: list[str] = field(default_factory=list)
     report: Report | None = None
+    attributes: Attributes | None = None
 
     def add(self, result: PairResult) -> None:
         """Adds one image."""
         self.problems += result.problems
         if result.scores is not None:
             self.panoptic.rows[result.image_id] = result.scores
-        if self.instance is not None and result.instances is not None:
-            self.instance.add(result.instances)
+        if self.panoptic_ap is not None and result.instances is not None:
+            self.panoptic_ap.add(result.instances)
         if self.report is not None and result.report is not None:
             self.report.add(result.image_id, result.report)
 
     def metrics(self) -> dict[str, Any]:
         """The contents of `metrics.json`."""
-        semantic = SemanticIoU(self.panoptic.categories)
-        semantic.add(self.panoptic.rows.values())
-        instance = None if self.instance is None else self.instance.compute()
-        return {"panoptic": self.panoptic.compute(), "semantic": semantic.compute(), "instance": instance}
+        return compute_metrics(self.panoptic, panoptic_ap=self.panoptic_ap, attributes=self.attributes)
 
 
 def evaluate_files(
@@ -83,6 +83,7 @@ def score_files(
     workers: int | None = None,
     report: Callable[[CategorySet], Report] | None = None,
     image_dir: Path | None = None,
+    attributes: Attributes | None = None,
     progress: bool = True,
 ) -> FileScores[Report]:
     """Scores every annotated image of the truth.
@@ -100,6 +101,7 @@ def score_files(
         workers: processes; by default one per core. The result does not depend on it.
         report: makes an `ImageReport` for the classes, which then takes every image.
         image_dir: folder of the images that it draws on.
+        attributes: of the images, for slices.
         progress: show a bar.
 
     Raises:
@@ -126,6 +128,7 @@ def score_files(
         InstanceAP(truth.categories, true_instances) if with_ap else None,
         problems,
         image_report,
+        attributes,
     )
     describe = image_report.describe if image_report is not None else None
     scorer = PairScorer(truth, predicted, boundary, with_ap, with_ap and instances is None, describe)

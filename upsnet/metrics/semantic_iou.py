@@ -41,13 +41,21 @@ class SemanticIoU:
             np.add.at(self.confusion.reshape(-1), image.cells % size, image.pixels)
 
     def compute(self) -> dict[str, Any]:
-        """The `semantic` section of `metrics.json`, in percent; classes that never occur are left out of the mean.
+        """A section of `metrics.json`, in percent: `miou`, `pixel_accuracy`, and name and IoU of each class by its id.
 
-        mIoU is None if no class occurs, and the pixel accuracy if no pixel is labelled.
+        The IoU of a class that never occurs is None, and left out of the mean. mIoU is None if no class occurs, and the
+        pixel accuracy if no pixel is labelled.
         """
         hit = np.diag(self.confusion)
         union = self.confusion.sum(0)[:-1] + self.confusion.sum(1) - hit
-        iou = {c.name: float(100 * hit[i] / union[i]) for i, c in enumerate(self.categories.categories) if union[i]}
+        iou = [float(100 * hit[i] / union[i]) if union[i] else None for i in range(len(hit))]
+        known = [value for value in iou if value is not None]
         pixels = self.confusion.sum()
-        correct = float(100 * hit.sum() / pixels) if pixels else None
-        return {"miou": sum(iou.values()) / len(iou) if iou else None, "pixel_accuracy": correct, "per_class": iou}
+        return {
+            "miou": sum(known) / len(known) if known else None,
+            "pixel_accuracy": float(100 * hit.sum() / pixels) if pixels else None,
+            "per_class": {
+                str(c.id): {"name": c.name, "iou": value}
+                for c, value in zip(self.categories.categories, iou, strict=True)
+            },
+        }

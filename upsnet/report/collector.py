@@ -20,8 +20,9 @@ TRUTH = np.dtype([("kind", "i2"), ("area", "i4"), ("cause", "i1"), ("iou", "f8")
 """A true segment that is no crowd: its class, area, cause of a miss, IoU with its match (0 without), and the class of
 the prediction that has IoU > 1/2 with it whatever its class (-1 without)."""
 
-PREDICTED = np.dtype([("kind", "i2"), ("area", "i4"), ("cause", "i1"), ("score", "f4")])
-"""A predicted segment that counts as match or false positive; the score is NaN where there is none."""
+PREDICTED = np.dtype([("kind", "i2"), ("area", "i4"), ("cause", "i1"), ("score", "f4"), ("over", "i2")])
+"""A predicted segment that counts as match or false positive: its class, area, cause if it is spurious, score (NaN
+without), and the class of the true segment with which it has IoU > 1/2 (-1 without)."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +172,9 @@ def _predicted_rows(found: Matching, causes: Causes, scores: npt.NDArray[np.floa
     rows = np.zeros(len(found.predicted.classes), dtype=PREDICTED)
     rows["kind"], rows["area"], rows["cause"] = found.predicted.classes, found.inter.sum(0)[1:], causes.predicted
     rows["score"] = np.nan if scores is None else scores[: len(rows)]
+    rows["over"] = -1
+    true, over = np.nonzero((found.iou > 0.5) & ~found.truth.is_crowd[:, None])
+    rows["over"][over] = found.truth.classes[true]
     counts = found.spurious.copy()
     counts[found.hit_predicted] = True
     return rows[counts]

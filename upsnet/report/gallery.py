@@ -40,17 +40,21 @@ def images(collector: ReportCollector, stats: Statistics) -> str:
     return section("images", "Images", intro, *((note, legend(colors)) if shots else ()), *shots)
 
 
+def picture_button(name: str, file_name: str, data: bytes) -> str:
+    """A JPEG file that a click enlarges, with its name below."""
+    return (
+        f'<button type="button" class="panel"><img loading="lazy" alt="{escape(f"{name}: {file_name}")}" '
+        f'src="data:image/jpeg;base64,{base64.b64encode(data).decode()}"><span>{escape(name)}</span></button>'
+    )
+
+
 def _shot(image: Ranked, row: ImageRow) -> str:
     tp, fp, fn = row.counts
     causes = np.bincount(
         np.concatenate([row.truth["cause"], row.predicted["cause"]]).astype(np.int64) + 1, minlength=8
     )[1:]
     listed = ", ".join(f"{name} {int(n)}" for name, n in zip(CAUSES, causes.tolist(), strict=True) if n)
-    panels = "".join(
-        f'<button type="button" class="panel"><img loading="lazy" alt="{escape(f"{name}: {row.file_name}")}" '
-        f'src="data:image/jpeg;base64,{base64.b64encode(data).decode()}"><span>{escape(name)}</span></button>'
-        for name, data in image.panels.items()
-    )
+    panels = "".join(picture_button(name, row.file_name, data) for name, data in image.panels.items())
     facts = f"PQ {number(row.pq)}: {tp} found, {fn} missed, {fp} spurious." + (f" Causes: {listed}." if listed else "")
     return (
         f'<article class="shot"><h4>{escape(row.file_name)}</h4><p class="muted">{facts}</p>'

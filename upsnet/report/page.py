@@ -25,6 +25,18 @@ from upsnet.report.statistics import summarize
 from upsnet.version import __version__
 
 DIGEST_LENGTH = 12
+SECTIONS = (
+    ("headline", "Overview"),
+    ("classes", "Classes"),
+    ("errors", "Errors"),
+    ("confusion", "Confusion"),
+    ("sizes", "Sizes and scores"),
+    ("slices", "Slices"),
+    ("suspects", "Suspected label errors"),
+    ("images", "Images"),
+    ("identity", "Identity"),
+)
+"""Ids and titles for the navigation."""
 
 
 @dataclass(frozen=True)
@@ -84,16 +96,33 @@ def render(collector: ReportCollector, metrics: dict[str, Any], identity: Identi
         mistakes.error_causes(stats, metrics, collector.categories),
         mistakes.confusion(stats, collector.categories),
         sections.sizes_and_scores(stats),
+        sections.slices(metrics),
+        sections.suspects(stats, collector.categories),
         gallery.images(collector, stats),
-        _identity(identity),
+        identity_section(identity),
     )
-    files = resources.files("upsnet.report")
-    text = {name: (files / name).read_text() for name in ("template.html", "style.css", "script.js")}
     counts = plural(len(collector.rows), "image", "images"), plural(len(collector.categories), "class", "classes")
     subtitle = f"{', '.join(counts)}, {identity.facts[0][1]}"
+    return fill_template("Panoptic evaluation", identity.title, subtitle, SECTIONS, parts)
+
+
+def fill_template(
+    kicker: str, title: str, subtitle: str, links: Sequence[tuple[str, str]], parts: Sequence[str]
+) -> str:
+    """The page around the sections.
+
+    Args:
+        kicker, title, subtitle: texts of the head.
+        links: id and title of each section, for the navigation.
+        parts: the sections, as HTML.
+    """
+    files = resources.files("upsnet.report")
+    text = {name: (files / name).read_text() for name in ("template.html", "style.css", "script.js")}
     return Template(text["template.html"]).substitute(
-        title=escape(identity.title),
+        kicker=escape(kicker),
+        title=escape(title),
         subtitle=escape(subtitle),
+        nav="".join(f'<a href="#{name}">{escape(text)}</a>' for name, text in links),
         style=text["style.css"],
         script=text["script.js"],
         sections="\n".join(parts),
@@ -107,7 +136,8 @@ def write_report(path: Path, collector: ReportCollector, metrics: dict[str, Any]
         temporary.write_text(text, encoding="utf-8", errors="replace")
 
 
-def _identity(identity: Identity) -> str:
+def identity_section(identity: Identity) -> str:
+    """What was evaluated, when, and with which versions."""
     rows = [*identity.facts, *surroundings()]
     facts = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in rows)
     config = (

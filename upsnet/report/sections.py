@@ -23,7 +23,15 @@ from upsnet.report.html import (
     section,
     table,
 )
-from upsnet.report.statistics import SCORE_BINS, SIZE_EDGES, Statistics
+from upsnet.report.statistics import MAX_SUSPECTS, SCORE_BINS, SIZE_EDGES, SUSPECT_SCORE, Statistics
+
+OTHERS = (
+    ("semantic", "mIoU, semantic head", "miou"),
+    ("semantic_from_panoptic", "mIoU, panoptic map", "miou"),
+    ("instance_ap", "AP, instances", "ap"),
+    ("panoptic_ap", "AP, panoptic segments", "ap"),
+)
+"""Sections of `metrics.json` beside `panoptic`, their names on the page, and the number shown large."""
 
 FEW = " With so few images as here they are too narrow."
 
@@ -51,16 +59,17 @@ def overview(metrics: dict[str, Any], num_images: int) -> str:
             f'<div class="range">95 % interval {_range(found.get("pq")) or "needs two images"}</div>'
             f"{meter(scores['pq'], found.get('pq'))}<dl>{rest}</dl></div>"
         )
-    others = [("mIoU", metrics["semantic"], "miou"), ("Mask AP", metrics["instance"], "ap")]
-    for name, values, key in others:
+    for section_name, name, key in OTHERS:
+        values = metrics[section_name]
         if values is not None and values[key] is not None:
             more = [(k, v) for k, v in values.items() if isinstance(v, float) and k != key]
             rest = "".join(
                 f"<div><dt>{escape(k.replace('_', ' '))}</dt><dd>{number(v)}</dd></div>" for k, v in more[:5]
             )
             tiles.append(
-                f'<div class="tile"><h3>{name}</h3><div class="big" data-metric="{key}" data-value="{values[key]!r}">'
-                f"{number(values[key])}</div>{meter(values[key], None)}<dl>{rest}</dl></div>"
+                f'<div class="tile"><h3>{name}</h3><div class="big" data-metric="{section_name}" '
+                f'data-value="{values[key]!r}">{number(values[key])}</div>{meter(values[key], None)}'
+                f"<dl>{rest}</dl></div>"
             )
     few = FEW if num_images < 30 else ""
     note = (
@@ -165,4 +174,78 @@ def _scores(stats: Statistics) -> str:
         + legend(((css("accent"), f"matched {sum(hit):,}"), (css("missed"), f"unmatched {sum(miss):,}")))
         + chart
         + f"<details><summary>As a table</summary>{numbers}</details>"
+        + _reliability(hit, miss)
     )
+
+
+def _reliability(hit: Sequence[int], miss: Sequence[int]) -> str:
+    """The share of matched things in each bin of scores, beside the score itself."""
+    centres = [100 * (i + 0.5) / SCORE_BINS for i in range(SCORE_BINS)]
+    counts = [h + m for h, m in zip(hit, miss, strict=True)]
+    shares = [100 * h / n if n else None for h, n in zip(hit, counts, strict=True)]
+    gaps = [n * abs(s - c) for s, c, n in zip(shares, centres, counts, strict=True) if s is not None]
+    bars = "".join(
+        f'<div class="reliable"><i style="height:{share or 0.0:.2f}%"></i><b style="bottom:{centre:.2f}%"></b></div>'
+        for share, centre in zip(shares, centres, strict=True)
+    )
+    label = "Share of the predicted things that are matched, by score; a mark shows the score itself"
+    ticks = "".join(f"<span>{text}</span>" for text in ("0", "0.25", "0.5", "0.75", "1"))
+    distance = sum(gaps) / sum(counts)
+    return (
+        "<h3>Reliability of the scores</h3>"
+        '<p class="muted">Bars: the share of things with this score that are matched. Marks: the score. Their mean '
+        f"distance is {distance:.1f} points (0: the scores are probabilities).</p>"
+        f'<div class="columns" role="img" aria-label="{label}">{bars}</div><div class="axis">{ticks}</div>'
+    )
+
+
+_SUSPECT_HEAD = ("Image", "Predicted", "Score", "Label there", "Area, pixels")
+
+
+def suspects(stats: Statistics, categories: CategorySet) -> str:
+    """Things that the model is sure of and the ground truth contradicts: labels to look at."""
+    note = (
+        f'<p class="muted">Predicted things with a score of {SUSPECT_SCORE} or more that match no label: the label has '
+        "another class, or there is none. Either the model is wrong, or the label is. The highest score first, at most "
+        f"{MAX_SUSPECTS}.</p>"
+    )
+    rows = [
+        f'<tr><th scope="row" title="{escape(s.file_name)}">{escape(s.file_name)}</th>'
+        f'<td class="text">{class_swatch(categories[s.predicted])}{escape(categories[s.predicted].name)}</td>'
+        f"{cell(s.score, f'{s.score:.2f}')}"
+        f'<td class="text">{"none" if s.labelled is None else escape(categories[s.labelled].name)}</td>'
+        f"{cell(s.area)}</tr>"
+        for s in stats.suspects
+    ]
+    listed = table(
+        "suspect-table", "Suspected label errors", _SUSPECT_HEAD, rows,
+        text=("Predicted", "Label there"), falling="Score", tall=True,
+    )  # fmt: skip
+    return section("suspects", "Suspected label errors", note, listed if rows else "<p>No such prediction.</p>")
+
+
+_SLICE_HEAD = ("Value", "Attribute", "PQ", "95 % interval", "Things", "Stuff", "Images", "True segments")
+
+
+def slices(metrics: dict[str, Any]) -> str:
+    """PQ by size of the objects, crowding, size of the image, and the attributes of the user's file."""
+    rows = []
+    for attribute, values in metrics["panoptic"]["slices"].items():
+        for label, found in values.items():
+            interval = ((found["interval"] or {}).get("All") or {}).get("pq")
+            low = f"{interval[0]!r}" if interval else "-1.0"
+            rows.append(
+                f'<tr><th scope="row">{escape(label)}</th><td class="text">{escape(attribute.replace("_", " "))}</td>'
+                f"{_share(found['All']['pq'], kind='pq')}"
+                f'<td class="text muted" data-value="{low}">{_range(interval)}</td>'
+                f"{_share(found['Things']['pq'])}{_share(found['Stuff']['pq'])}"
+                f"{cell(found['images'])}{cell(found['segments'])}</tr>"
+            )
+    note = (
+        '<p class="muted">Object size: the area of a true segment in pixels, small below 32², medium below 96². '
+        "Crowding: the number of true things in the image. PQ is the mean over the classes that occur in the part.</p>"
+    )
+    table_ = table(
+        "slice-table", "PQ by part of the data", _SLICE_HEAD, rows, text=("Attribute", "95 % interval"), tall=True
+    )
+    return section("slices", "Slices", note, table_ if rows else "<p>No image.</p>")

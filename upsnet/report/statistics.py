@@ -9,13 +9,34 @@ import numpy as np
 import numpy.typing as npt
 
 from upsnet.categories import CategorySet
-from upsnet.metrics.error_causes import NO_ERROR, count_causes, mended_pq
+from upsnet.metrics.error_causes import CAUSES, NO_ERROR, count_causes, mended_pq
 from upsnet.report.collector import PREDICTED, TRUTH, ReportCollector
 
 SIZE_EDGES = (16, 32, 64, 128, 256)
 """Square roots of the areas between the bins of segment sizes, in pixels."""
 
 SCORE_BINS = 20
+SUSPECT_SCORE = 0.9
+"""Least score of a prediction that makes the ground truth suspect where it disagrees."""
+MAX_SUSPECTS = 50
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A confident prediction that the ground truth contradicts: the label may be wrong or missing.
+
+    Attributes:
+        file_name: of the image.
+        predicted: class of the prediction; labelled: class of the true segment at its place, None if there is none.
+        score: of the prediction, 0..1.
+        area: pixels of the prediction.
+    """
+
+    file_name: str
+    predicted: int
+    labelled: int | None
+    score: float
+    area: int
 
 
 @dataclass(frozen=True)
@@ -30,6 +51,7 @@ class Statistics:
         score_bins: int64 [2, `SCORE_BINS`], predicted things by score, matched and not; None without scores.
         size_sums: float64 [6, 4], the sums by size of the segment (of the truth for matches).
         image_pq: float64 [images], PQ of each image that has segments.
+        suspects: things, the highest score first, then the largest; at most `MAX_SUSPECTS`.
     """
 
     image_sums: npt.NDArray[np.float64]
@@ -40,6 +62,7 @@ class Statistics:
     score_bins: npt.NDArray[np.int64] | None
     size_sums: npt.NDArray[np.float64]
     image_pq: npt.NDArray[np.float64]
+    suspects: list[Suspect]
 
 
 def summarize(collector: ReportCollector) -> Statistics:
@@ -66,7 +89,30 @@ def summarize(collector: ReportCollector) -> Statistics:
         score_bins=_score_bins(predicted, collector.categories),
         size_sums=_sums(truth, predicted, bin_t, bin_p, len(SIZE_EDGES) + 1),
         image_pq=np.array([row.pq for row in rows if row.pq is not None], dtype=np.float64),
+        suspects=_suspects([row.file_name for row in rows], image_p, predicted, collector.categories),
     )
+
+
+def _suspects(
+    names: list[str], image: npt.NDArray[np.int64], predicted: npt.NDArray[Any], categories: CategorySet
+) -> list[Suspect]:
+    """The spurious predictions of things with a high score that have another class than the label, or no label."""
+    is_thing = np.array([c.is_thing for c in categories.categories])
+    causes = [CAUSES.index(name) for name in ("wrong class", "spurious")]
+    wanted = is_thing[predicted["kind"]] & np.isin(predicted["cause"], causes) & (predicted["score"] >= SUSPECT_SCORE)
+    chosen = np.flatnonzero(wanted)
+    order = np.lexsort((-predicted["area"][chosen], -predicted["score"][chosen]))
+    return [
+        Suspect(
+            names[image[i]],
+            int(row["kind"]),
+            int(row["over"]) if row["over"] >= 0 else None,
+            float(row["score"]),
+            int(row["area"]),
+        )
+        for i in chosen[order][:MAX_SUSPECTS].tolist()
+        for row in (predicted[i],)
+    ]
 
 
 def _sums(

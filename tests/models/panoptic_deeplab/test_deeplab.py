@@ -261,7 +261,7 @@ def test_limits_and_remedies_name_keys_of_the_architecture(architecture, config)
 def test_it_trains_resumes_evaluates_predicts_and_exports(tmp_path):
     options = ("train.evaluate_every=3", "train.checkpoint_every=3", "train.iterations=6", "model.align_corners=true")
     whole = training.train(make_config(*options), tmp_path / "whole")
-    assert all(whole.metrics[name] is not None for name in ("panoptic", "semantic", "instance"))
+    assert all(whole.metrics[name] is not None for name in ("panoptic", "semantic", "instance_ap"))
     rows = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
     assert any(row.keys() >= NAMES for row in rows)
 
@@ -276,7 +276,7 @@ def test_it_trains_resumes_evaluates_predicts_and_exports(tmp_path):
     checkpoints.save_checkpoint(path, checkpoints.Checkpoint(checkpoint.config, CATEGORIES, model.state_dict()))
     metrics = evaluate_checkpoint(path, tmp_path / "evaluation")
     assert metrics["semantic"]["miou"] > 0
-    assert metrics["instance"]["ap"] is not None
+    assert metrics["instance_ap"]["ap"] is not None
     assert metrics["panoptic"]["per_class"] is not None
     image = Shapes(1, (50, 70))[0].image
     prediction = PanopticPredictor.from_checkpoint(path, "cpu")(image)

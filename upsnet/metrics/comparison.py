@@ -1,0 +1,398 @@
+"""Compares evaluations of the same images: differences of PQ with intervals, and the images that changed most.
+
+A side is one evaluation folder, or several of one configuration that was trained with different seeds; its numbers are
+the means over its runs. The interval is that of a paired bootstrap: each resample draws images with replacement, the
+same images for both sides and all runs, and the interval is the middle 95 % of the differences.
+
+If a side has several runs, each resample also draws the effect of other seeds. The runs of a side differ by more than
+their seeds: each has its own luck in the same images. So the variance of the seeds is the variance between the runs
+less the variance of a run around their mean over the resamples, and not below 0. Each resample adds to the difference a
+number from Student's t distribution, scaled to the standard deviation that this variance gives the means over the runs.
+(Drawing runs with replacement does not work for the usual three runs: it counts the luck in the images twice, and draws
+from too few values. `tests/metrics/test_comparison.py` measures how often the intervals hold a known difference.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from upsnet.categories import CategorySet
+from upsnet.json_values import match_image_ids, number
+from upsnet.metrics.bootstrap import FIELDS, LEVEL, RESAMPLES, SEED
+from upsnet.metrics.document import FORMAT as METRICS_FORMAT
+from upsnet.metrics.document import headlines
+from upsnet.metrics.error_causes import CAUSES, mended_pq
+from upsnet.metrics.panoptic_quality import mean
+from upsnet.metrics.per_image import Evaluation, read_evaluation
+from upsnet.metrics.schema import check_metrics
+from upsnet.metrics.score_table import (
+    EVERYTHING,
+    SPURIOUS,
+    Floats,
+    Partition,
+    ScoreTable,
+    cause_sums,
+    class_scores,
+    drawn,
+    group_scores,
+    partition_sums,
+    percentiles,
+)
+from upsnet.metrics.slices import Attributes, count_members, partitions_of
+from upsnet.text import shown
+
+FORMAT = 1
+"""Of `compare.json`."""
+
+Place = tuple[str, ...]
+"""Where a number is in the result: ("All", "pq"), ("per_class", "7", "sq"), ..."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One configuration: the evaluations of one or several trainings."""
+
+    runs: tuple[Evaluation, ...]
+
+    @property
+    def name(self) -> str:
+        """The folders, for people."""
+        return ", ".join(str(run.folder) for run in self.runs)
+
+    @property
+    def has_segments(self) -> bool:
+        """Whether all runs list the segments of the images."""
+        return all(run.categories is not None for run in self.runs)
+
+
+def read_sides(folders: Sequence[Sequence[Path]]) -> list[Side]:
+    """Reads evaluation folders, and checks that all hold the same images and classes.
+
+    Args:
+        folders: of each side.
+
+    Raises:
+        FileNotFoundError, ValueError: a file is missing or unusable, or images or classes differ.
+    """
+    sides = [Side(tuple(read_evaluation(folder) for folder in side)) for side in folders]
+    for run in (run for side in sides for run in side.runs):
+        if run.metrics is not None and run.metrics.get("format") == METRICS_FORMAT:
+            check_metrics(run.metrics, source=str(run.folder / "metrics.json"))
+    first = sides[0].runs[0]
+    return [Side(tuple(_aligned(run, first) for run in side.runs)) for side in sides]
+
+
+def _aligned(run: Evaluation, first: Evaluation) -> Evaluation:
+    """The evaluation with the image ids of the first one."""
+    ids = match_image_ids(run.rows, first.rows)
+    missing, extra = len(first.rows) - len(ids), len(run.rows) - len(ids)
+    if missing or extra:
+        absent = next((key for key in first.rows if key not in set(ids.values())), None)
+        text = f", the first is {shown(absent)}," if missing else ""
+        raise ValueError(
+            f"{run.folder}: lacks {missing} of the {len(first.rows)} images of {first.folder}{text} and has {extra} "
+            "that are not there, expected evaluations of the same images"
+        )
+    if run.categories is not None and first.categories is not None:
+        first.categories.require(run.categories, source=str(run.folder))
+        run.categories.require(first.categories, source=str(first.folder))
+    return replace(
+        run,
+        rows={ids[key]: row for key, row in run.rows.items()},
+        facts={ids[key]: replace(fact, image_id=ids[key]) for key, fact in run.facts.items()},
+        segments={ids[key]: own for key, own in run.segments.items()},
+    )
+
+
+def compare(
+    a: Side, b: Side, attributes: Attributes | None = None, *, resamples: int = RESAMPLES, seed: int = SEED
+) -> dict[str, Any]:
+    """Compares side B with side A.
+
+    Args:
+        a, b: of `read_sides`.
+        attributes: of the images, for slices beside the built-in ones.
+        resamples, seed: of the bootstrap.
+
+    Returns:
+        `All`, `Things`, `Stuff` with `pq`, `sq`, `rq`; `per_class`, the same by category id, and the name; `slices`,
+        attribute -> value -> the same and the numbers of images and true segments; `causes`, cause of error -> `errors`
+        (FN + FP) and `lost_pq` (what PQ would gain if the cause were fixed); `others`, mIoU and AP. Each number is an
+        object of `a`, `b`, `difference` (b - a) and `interval` [low, high], in percent; None where there is nothing to
+        score, without two images, or where a file does not give it. `verdict` is "better", "worse" or "not shown", by
+        whether the interval of the difference of PQ holds 0. `images` lists `image_id`, `file_name`, `a`, `b` and
+        `difference` of the PQ of each image, the largest loss first. `notes` are lines that say what is missing.
+
+    Raises:
+        ValueError: the attributes name none of the images.
+    """
+    notes = _notes(a, b)
+    if a.has_segments and b.has_segments:
+        scores = _compare_segments(a, b, attributes, resamples, seed)
+        notes += _notes_on_truth(a, b)
+    else:
+        scores = _compare_documents(a, b)
+    ends = scores["All"]["pq"]["interval"]
+    verdict = "not shown"
+    if ends is not None and ends[0] > 0:
+        verdict = "better"
+    elif ends is not None and ends[1] < 0:
+        verdict = "worse"
+    return {
+        "a": [str(run.folder) for run in a.runs],
+        "b": [str(run.folder) for run in b.runs],
+        "verdict": verdict,
+        **scores,
+        "others": _compare_headlines(a, b),
+        "images": changed_images(a, b),
+        "notes": notes,
+    }
+
+
+def paired_differences(
+    a: Sequence[ScoreTable],
+    b: Sequence[ScoreTable],
+    categories: CategorySet,
+    partitions: Sequence[Partition] = (),
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> dict[Place, dict[str, Any]]:
+    """Numbers of both sides, their differences, and the intervals of the differences.
+
+    Args:
+        a, b: the runs of each side, all of the same images in the same order.
+        categories: the classes.
+        partitions: for `slices`.
+        resamples, seed: of the bootstrap.
+
+    Returns:
+        Place in the result of `compare` -> `a`, `b`, `difference`, `interval`.
+    """
+    points = [_stacked([_numbers(run, categories, partitions) for run in side]) for side in (a, b)]
+    resampled: list[list[dict[Place, Floats]]] = [[], []]
+    for times in drawn(a[0].num_images, resamples, seed) if a[0].num_images > 1 else ():
+        for side, blocks in zip((a, b), resampled, strict=True):
+            blocks.append(_stacked([_numbers(run, categories, partitions, times) for run in side]))
+    freedom = len(a) + len(b) - 2
+    noise = np.random.default_rng((seed, 1)).standard_t(freedom, resamples) if freedom else np.zeros(resamples)
+    result = {}
+    for place in points[0]:
+        left, right = (_known(_mean_of_runs(side[place])[0]) for side in points)
+        interval = None
+        if resampled[0]:
+            draws = [np.concatenate([block[place] for block in blocks], axis=1) for blocks in resampled]
+            spread = sum(_variance_of_seeds(p[place][:, 0], own) for p, own in zip(points, draws, strict=True))
+            interval = percentiles(_mean_of_runs(draws[1]) - _mean_of_runs(draws[0]) + np.sqrt(spread) * noise, LEVEL)
+        result[place] = _difference(left, right, interval)
+    return result
+
+
+def _stacked(runs: Sequence[dict[Place, Floats]]) -> dict[Place, Floats]:
+    """Place -> [runs, R]."""
+    return {place: np.stack([run[place] for run in runs]) for place in runs[0]}
+
+
+def _mean_of_runs(values: Floats) -> Floats:
+    """The means [R] over the runs that have a number; NaN where none has."""
+    known = ~np.isnan(values)
+    return np.where(known.any(0), np.where(known, values, 0).sum(0) / np.maximum(known.sum(0), 1), np.nan)
+
+
+def _variance_of_seeds(points: Floats, draws: Floats) -> float:
+    """The variance that the choice of seeds gives the mean over the runs of a side; 0 for one run.
+
+    Args:
+        points: [S], the number of each run.
+        draws: [S, R], the same for each resample of the images.
+    """
+    kept = ~np.isnan(draws).any(0)
+    if len(points) < 2 or np.isnan(points).any() or not kept.any():
+        return 0.0
+    own = draws[:, kept] - draws[:, kept].mean(0)
+    luck = own.var(1).sum() / (len(points) - 1)
+    return max(0.0, float(points.var(ddof=1) - luck)) / len(points)
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _difference(a: float | None, b: float | None, interval: list[float] | None = None) -> dict[str, Any]:
+    difference = None if a is None or b is None else b - a
+    return {"a": a, "b": b, "difference": difference, "interval": None if difference is None else interval}
+
+
+def _numbers(
+    table: ScoreTable, categories: CategorySet, partitions: Sequence[Partition], times: Floats | None = None
+) -> dict[Place, Floats]:
+    """Every number of a run, [R] each; NaN where there is nothing to score."""
+    size = len(categories)
+    sums = partition_sums(table, EVERYTHING, size, times)[0]
+    found: dict[Place, Floats] = _of_groups((), sums, categories)
+    values, occurs = class_scores(sums)
+    for channel, category in enumerate(categories.categories):
+        for row, name in zip(values, FIELDS, strict=True):
+            found["per_class", str(category.id), name] = np.where(occurs[channel], row[channel], np.nan)
+    for partition in partitions:
+        for label, own in zip(partition.labels, partition_sums(table, partition, size, times), strict=True):
+            found |= _of_groups(("slices", partition.name, label), own, categories)
+    missed, spurious = cause_sums(table, size, times)
+    gains = mended_pq(sums, missed, spurious) - found["All", "pq"]
+    for code, cause in enumerate(CAUSES):
+        found["causes", cause, "errors"] = missed[:, code].sum(0) + spurious[:, code].sum(0)
+        found["causes", cause, "lost_pq"] = gains[code]
+    return found
+
+
+def _of_groups(place: Place, sums: Floats, categories: CategorySet) -> dict[Place, Floats]:
+    groups = group_scores(sums, categories).items()
+    return {(*place, group, name): row for group, rows in groups for name, row in zip(FIELDS, rows, strict=True)}
+
+
+def _compare_segments(a: Side, b: Side, attributes: Attributes | None, resamples: int, seed: int) -> dict[str, Any]:
+    first = a.runs[0]
+    keys = sorted(first.rows, key=str)
+    categories = first.categories
+    assert categories is not None
+    left, right = ([run.table(keys) for run in side.runs] for side in (a, b))
+    partitions = partitions_of(left[0], [first.facts[key] for key in keys], categories, attributes)
+    found = paired_differences(left, right, categories, partitions, resamples=resamples, seed=seed)
+    result: dict[str, Any] = {"num_images": len(keys), "level": LEVEL, "resamples": resamples, "seed": seed}
+    result |= _nested(found)
+    for category in categories.categories:
+        result["per_class"][str(category.id)] |= {"name": category.name, "isthing": int(category.is_thing)}
+    for partition in partitions:
+        images, segments = count_members(left[0], partition)
+        rows = result["slices"].pop(partition.name)
+        result["slices"][partition.name] = {
+            label: {"images": images[number], "segments": segments[number], **rows[label]}
+            for number, label in enumerate(partition.labels)
+            if images[number]
+        }
+    return result
+
+
+def _nested(found: dict[Place, Any]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for place, value in found.items():
+        inner = result
+        for name in place[:-1]:
+            inner = inner.setdefault(name, {})
+        inner[place[-1]] = value
+    return result
+
+
+def _compare_documents(a: Side, b: Side) -> dict[str, Any]:
+    """PQ, SQ and RQ as `metrics.json` gives them, without intervals."""
+    sections = []
+    for side in (a, b):
+        for run in side.runs:
+            if run.metrics is None or not isinstance(run.metrics.get("panoptic"), dict):
+                raise ValueError(
+                    f"{run.folder / 'metrics.json'}: no scores of panoptic; evaluate again with this version"
+                )
+        sections.append([run.metrics["panoptic"] for run in side.runs if run.metrics is not None])
+
+    def difference(*place: str) -> dict[str, Any]:
+        left, right = (mean([_at(section, place) for section in side]) for side in sections)
+        return _difference(left, right)
+
+    classes = sections[0][0].get("per_class", {})
+    if not isinstance(classes, dict) or not all(isinstance(row, dict) and "name" in row for row in classes.values()):
+        raise ValueError(f"{a.runs[0].folder / 'metrics.json'}: per_class is no table of classes; evaluate again")
+    return {
+        "num_images": len(a.runs[0].rows),
+        "level": None,
+        "resamples": None,
+        "seed": None,
+        **{group: {name: difference(group, name) for name in FIELDS} for group in ("All", "Things", "Stuff")},
+        "per_class": {
+            key: {"name": str(row["name"]), **{name: difference("per_class", key, name) for name in FIELDS}}
+            for key, row in classes.items()
+        },
+        "slices": {},
+        "causes": {},
+    }
+
+
+def _at(section: dict[str, Any], place: Sequence[str]) -> float | None:
+    found: Any = section
+    for name in place:
+        found = found.get(name) if isinstance(found, dict) else None
+    return number(found)
+
+
+def _compare_headlines(a: Side, b: Side) -> dict[str, Any]:
+    """MIoU and AP of both sides, where all runs have them in a `metrics.json` of today's format."""
+    runs = [[run.metrics for run in side.runs] for side in (a, b)]
+    if not all(metrics is not None and metrics.get("format") == METRICS_FORMAT for side in runs for metrics in side):
+        return {}
+    values = [[headlines(metrics) for metrics in side if metrics is not None] for side in runs]
+    names = [name for name in values[0][0] if not name.startswith(("pq", "sq", "rq"))]
+    means = [[mean([run.get(name) for run in side]) for side in values] for name in names]
+    return {name: _difference(left, right) for name, (left, right) in zip(names, means, strict=True)}
+
+
+def changed_images(a: Side, b: Side) -> list[dict[str, Any]]:
+    """PQ of each image on both sides, means over the runs, the largest loss first.
+
+    An image without a segment that counts has no PQ; where the other side has one, it counts as 100, because nothing
+    in it is wrong.
+    """
+    found = []
+    for key in sorted(a.runs[0].rows, key=str):
+        values = [[run.rows[key]["pq"] for run in side.runs] for side in (a, b)]
+        if all(value is None for side in values for value in side):
+            continue
+        left, right = (sum(100 if value is None else value for value in side) / len(side) for side in values)
+        names = [run.facts[key].file_name for side in (a, b) for run in side.runs if key in run.facts]
+        row = {"image_id": key, "file_name": names[0] if names else "", "a": left, "b": right}
+        found.append({**row, "difference": right - left})
+    return sorted(found, key=lambda row: row["difference"])
+
+
+def _notes(a: Side, b: Side) -> list[str]:
+    notes = []
+    if len(a.runs) != len(b.runs) and 1 in (len(a.runs), len(b.runs)):
+        notes.append("One side has one run: the intervals do not contain what another seed would change there")
+    for run in (*a.runs, *b.runs):
+        if run.categories is None:
+            notes.append(
+                f"{run.folder / 'per_image.json'} has format 1: no intervals, slices and causes of errors; evaluate "
+                "again to get them"
+            )
+        if run.metrics is None:
+            notes.append(f"{run.folder / 'metrics.json'}: no such file: mIoU and AP are not compared")
+        elif run.metrics.get("format") != METRICS_FORMAT:
+            notes.append(
+                f"{run.folder / 'metrics.json'} has format {shown(run.metrics.get('format', 1))}: mIoU and AP are not "
+                "compared, because their names have other meanings there"
+            )
+    return list(dict.fromkeys(notes))
+
+
+def _notes_on_truth(a: Side, b: Side) -> list[str]:
+    """Says if the ground truth of the sides differs, as after a correction of the labels."""
+    first = a.runs[0]
+    notes = []
+    for run in (*a.runs[1:], *b.runs):
+        changed = sum(_truth(first.segments[key]) != _truth(run.segments[key]) for key in first.rows)
+        if changed:
+            notes.append(
+                f"{run.folder} has another ground truth than {first.folder} in {changed} of {len(first.rows)} images: "
+                "the differences are partly those of the ground truth"
+            )
+    return notes
+
+
+def _truth(segments: np.ndarray) -> list[tuple[float, float]]:
+    """Class and area of the true segments, sorted."""
+    kind, area, _, outcome, _ = segments
+    true = outcome != SPURIOUS
+    return sorted(zip(kind[true].tolist(), area[true].tolist(), strict=True))
