@@ -3,10 +3,13 @@
 
     OMP_NUM_THREADS=1 python benchmarks/compare.py | tee -a benchmarks/results/compare.jsonl
 
-One JSON line. Two evaluations of `--images` generated images with 133 classes and about 11 true segments each, in
-files of today's format. All runs in one process and one thread: `read_s` reads both folders, `compare_s` makes all
-differences with 1,000 resamples, `total_s` is the whole of `compare_evaluations`: both, and writing `compare.json`
-and the page without images. `peak_mb` is the peak of the resident memory.
+Prints one JSON line. It compares two evaluations of `--images` generated images with 133 classes and about 11 true
+segments each, in files of the current format. Everything runs in one process and one thread.
+
+- `read_s`: reading both folders.
+- `compare_s`: all differences with 1,000 resamples.
+- `total_s`: all of `compare_evaluations`, which reads, compares, and writes `compare.json` and the page without images.
+- `peak_mb`: the peak of the resident memory.
 """
 
 from __future__ import annotations
@@ -34,19 +37,19 @@ CAUSES = ("wrong class", "void", "missed")
 
 def write_evaluation(folder: Path, images: int, quality: float, seed: int) -> None:
     """`per_image.json` of random segments; the ground truth does not depend on quality and seed."""
-    truth, luck = np.random.default_rng(0), np.random.default_rng(seed)
+    truth, chance = np.random.default_rng(0), np.random.default_rng(seed)
     rows = []
     for number in range(images):
         count = 1 + int(truth.poisson(10))
         found: dict[str, list] = {"matched": [], "missed": [], "spurious": []}
         for _ in range(count):
             row = [int(truth.integers(1, 134)), int(truth.integers(10, 60_000))]
-            if truth.normal() + luck.normal() < quality:
-                found["matched"].append([*row, 0.5 + luck.random() / 2])
+            if truth.normal() + chance.normal() < quality:
+                found["matched"].append([*row, 0.5 + chance.random() / 2])
             else:
-                found["missed"].append([*row, CAUSES[luck.integers(3)]])
-        for _ in range(luck.poisson(2)):
-            found["spurious"].append([int(luck.integers(1, 134)), int(luck.integers(10, 60_000)), "spurious"])
+                found["missed"].append([*row, CAUSES[chance.integers(3)]])
+        for _ in range(chance.poisson(2)):
+            found["spurious"].append([int(chance.integers(1, 134)), int(chance.integers(10, 60_000)), "spurious"])
         facts = {"image_id": number, "file_name": f"{number:06d}.jpg", "height": 480, "width": 640}
         scores = {"pq": 50.0, "sq": 75.0, "rq": 66.0, "n": count, "tp": count, "fp": 0, "fn": 0}
         rows.append(json.dumps({**facts, **scores, **found}))

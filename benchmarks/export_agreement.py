@@ -3,8 +3,8 @@
     python benchmarks/export_agreement.py --checkpoint runs/demo/model.pt
 
 Exports the checkpoint to `.pt2` and `.onnx`, and predicts the first validation images of its config. For ONNX it also
-runs `examples/onnx_infer.py`, which needs no torch. Prints one JSON line for each: images, pixels, and pixels whose
-segment differs.
+runs `examples/onnx_infer.py`, which needs no torch. Prints one JSON line for each: the numbers of images, of pixels,
+and of pixels whose segment differs.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def _of_example(model: Path, images: list[npt.NDArray[np.uint8]], folder: Path) -> list[npt.NDArray[np.int32]]:
-    """What the example without torch predicts."""
+    """The predictions of the example without torch."""
     found = []
     for image in images:
         Image.fromarray(image).save(folder / "image.png")

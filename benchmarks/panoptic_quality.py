@@ -62,7 +62,7 @@ TORCHMETRICS_IMAGES = 10
 SLOW = ("peer", "torchmetrics")
 """Cases that are run once."""
 OPTIONAL = ("hotcoco", "torchmetrics")
-"""Cases that need a package of their name."""
+"""Cases that need the package of the same name."""
 PASSES = 6
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What a pretrained backbone earns: trainings with ImageNet weights against random ones, at equal steps.
+"""Compares training from ImageNet weights with training from random weights, with the same number of steps.
 
     python benchmarks/transfer.py fruits --weights tf_efficientnet_lite0.pth --output runs/transfer
     python benchmarks/transfer.py nuclei --weights tf_efficientnet_lite0.pth --output runs/transfer
@@ -7,14 +7,14 @@
 
 Needs timm, and the data sets `fruits_nuts`, `nuclei` and `facades_roboflow` in $UPSNET_DATASETS.
 
-- fruits: all images in 3 fixed folds; each is predicted by the model of the other two, and the predictions are scored
-  together. `configs/photos_lite0.yaml`.
-- nuclei: its own validation images. `configs/nuclei_r18.yaml` with the other backbone.
-- facades: the train folder without the photographs that have a crop in the valid folder, validated on the valid folder.
-  The config is what `upsnet doctor --write-config` proposes.
+- fruits: all images in 3 fixed folds. A model that is trained on the other two folds predicts each fold, and all
+  predictions are scored together. Config: `configs/photos_lite0.yaml`.
+- nuclei: the validation images of the data set. Config: `configs/nuclei_r18.yaml` with a backbone of timm.
+- facades: training on the train folder without the images that have a crop in the valid folder, validation on the valid
+  folder. Config: the proposal of `upsnet doctor --write-config`.
 
-The last weights are scored, not the best. A training that has ended is not repeated. Prints one JSON line a run, and
-for two arms the paired difference with its 95 % interval (`upsnet compare`, over seeds and images).
+The last weights are scored, not the best. Finished trainings are not repeated. Prints one JSON line for each run. For
+two arms, also prints the paired difference with its 95 % interval (`upsnet compare`, over seeds and images).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ LITE0 = "timm/tf_efficientnet_lite0"
 
 
 def main() -> None:
-    """Runs what is asked for."""
+    """Runs the chosen trainings."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", choices=["fruits", "nuclei", "facades"])
     parser.add_argument("--weights", type=Path, required=True, help="tf_efficientnet_lite0, with timm's names")
@@ -60,7 +60,7 @@ def main() -> None:
             folders[arm].append(run(args.data, arm, seed, parts, own, output))
     if len(args.arms) == 2:
         found = compare_evaluations(folders["random"], folders["pretrained"])[0]
-        print(json.dumps({"data": args.data, "pretrained - random": found["difference"]["All"]["pq"]}), flush=True)
+        print(json.dumps({"data": args.data, "pretrained - random": found["All"]["pq"]}), flush=True)
 
 
 def run(data: str, arm: str, seed: int, parts: list[tuple[str, list[str]]], overrides: list[str], output: Path) -> Path:
@@ -72,7 +72,8 @@ def run(data: str, arm: str, seed: int, parts: list[tuple[str, list[str]]], over
         folder = target / name
         if not (folder / "evaluation" / "metrics.json").is_file():
             before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-            upsnet("train", "--config", config, "--output", folder, f"seed={seed}", *own, *overrides)
+            resume = ["--resume"] if (folder / "last.pt").is_file() else []
+            upsnet("train", "--config", config, "--output", folder, *resume, f"seed={seed}", *own, *overrides)
             (folder / "seconds").write_text(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before))
             upsnet("evaluate", "--checkpoint", folder / "last.pt", "--output", folder / "evaluation")
         seconds += float((folder / "seconds").read_text())
@@ -143,7 +144,7 @@ def nuclei(datasets: Path, output: Path) -> list[tuple[str, list[str]]]:
 
 
 def facades(datasets: Path, output: Path) -> list[tuple[str, list[str]]]:
-    """Config and overrides of facades_roboflow, converted without photographs that are in both folders."""
+    """Config and overrides of facades_roboflow, without training images that have a crop in the valid folder."""
     source, target = datasets / "facades_roboflow", output / "facades"
     trained, valid = (json.loads((source / name / "_annotations.coco.json").read_text()) for name in ("train", "valid"))
     held_out = {_photograph(image) for image in valid["images"]}
@@ -192,7 +193,7 @@ def _join(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _joined(files: list[Path], target: Path) -> Path:
-    """One JSON of several, with the PNGs of all in the folder of its name."""
+    """Joins several JSON files into one; their PNGs are linked in the folder of the same name."""
     folder = target.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
     documents = []

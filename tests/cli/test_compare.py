@@ -1,6 +1,7 @@
 """`upsnet compare` on evaluation folders, from the command line to the page."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -39,7 +40,9 @@ def test_max_drop_is_the_exit_code_of_a_check(upsnet_command, folders, allowed, 
     assert "B - A" in out
     assert (err == "") == (code == 0)
     if code:  # things: 2 / 3 in A, 1 / 2.5 in B
-        assert err.startswith(f"error: {folders[1]} has 13.333 less PQ than {folders[0]}, --max-drop allows {allowed}")
+        assert err.startswith(
+            f"error: PQ of {folders[1]} is 13.333 below PQ of {folders[0]}, --max-drop allows {allowed}"
+        )
     assert upsnet_command("compare", *folders[::-1], *option)[0] == 0, "a gain is no drop"
     assert upsnet_command("compare", folders[0], folders[0], folders[1], *option)[0] == code, "any of several"
 
@@ -82,11 +85,30 @@ def test_older_files_are_compared_and_the_page_says_what_is_missing(upsnet_comma
     code, out, _ = upsnet_command("compare", *folders, "--output", tmp_path / "out", "--max-drop", "20")
     assert code == 0
     assert "note: " in out
-    assert "nothing can be said about chance" in out
+    assert "the difference may be chance" in out
     page = (tmp_path / "out" / "compare.html").read_text()
     assert "has format 1: no intervals" in page
     assert "The evaluations do not list segments." in page
     assert not Outline(page).open
+
+
+def test_names_of_images_cannot_control_the_terminal(upsnet_command, folders):
+    path = folders[0] / "per_image.json"
+    path.write_text(path.read_text().replace('"1.png"', r'"1\n\u001b[31m.png"'))
+    code, out, _ = upsnet_command("compare", *folders)
+    assert code == 0
+    assert "  1??[31m.png" in out
+
+
+def test_max_drop_needs_a_pq(upsnet_command, folders):
+    as_format_1(folders[1])
+    metrics = json.loads((folders[1] / "metrics.json").read_text())
+    metrics["panoptic"]["All"]["pq"] = math.nan
+    (folders[1] / "metrics.json").write_text(json.dumps(metrics))
+    assert upsnet_command("compare", *folders)[0] == 0
+    code, _, err = upsnet_command("compare", *folders, "--max-drop", "100")
+    assert code == 2
+    assert err.startswith(f"error: --max-drop: no PQ of {folders[0]} or of {folders[1]}, expected")
 
 
 @pytest.fixture
@@ -137,7 +159,7 @@ def test_the_page_shows_the_images_that_lost_most_first(drawn, run_tool, tmp_pat
     (result,) = compare_evaluations(*folders, output=tmp_path / "out", **options)
     assert any("cannot be read" in note or "No such file" in note or "no such" in note for note in result["notes"])
     (result,) = compare_evaluations(*folders, output=tmp_path / "out")
-    assert "they need the ground truth (--gt)" in result["notes"][-1]
+    assert "the ground truth (--gt) is not given" in result["notes"][-1]
     (folders[0] / "predictions" / "panoptic.json").unlink()
     (result,) = compare_evaluations(*folders, output=tmp_path / "out", truth=gt)
     assert "panoptic.json does not exist" in result["notes"][-1]

@@ -126,19 +126,21 @@ def test_a_large_jpeg_is_read_once_for_all_views(architecture, tmp_path):
 def test_a_view_beyond_the_limit_of_pixels_is_an_error(make_config, model):
     config = make_config("data.max_network_pixels=10000")
     make = InferenceInput(config.data, views=ViewPlan((1.0, 2.0)))
-    with pytest.raises(ValueError, match="image of 96 x 64: 192 x 128 pixels of network input, expected at most 10000"):
+    with pytest.raises(ValueError, match=r"192 x 128 pixels of network input, .*; choose smaller scales"):
         PanopticPredictor(model, CATEGORIES, make)(np.zeros((64, 96, 3), np.uint8))
 
 
 def test_what_has_no_views_says_so(make_config, model, checkpoint, tmp_path):
-    with pytest.raises(ValueError, match=r"model.onnx: test-time augmentation with an exported graph, .* checkpoint"):
+    with pytest.raises(
+        ValueError, match=r"model.onnx: no test-time augmentation with an exported graph, .* checkpoint"
+    ):
         PanopticPredictor.from_checkpoint(tmp_path / "model.onnx", views=BOTH)
     official = make_config("model.panoptic.method=official", "data.test_short_side=48", "data.test_max_side=80")
     form = build_model(official, CATEGORIES).input_form
     with pytest.raises(ValueError, match=r"resizes its images itself \(model.panoptic.method=official\); use another"):
         InferenceInput(official.data, form, views=BOTH)
     batch = InferenceInput(official.data)([np.zeros((64, 96, 3), np.uint8)])
-    with pytest.raises(ValueError, match="batch of 0 views, expected 3"):
+    with pytest.raises(ValueError, match="the batch has 0 views, expected 3"):
         AugmentedModel(model, BOTH).predict(batch)
 
 
@@ -168,6 +170,13 @@ def test_mistakes_in_the_options_are_told(upsnet_command, checkpoint, tmp_path):
     code, _, err = upsnet_command("evaluate", "--checkpoint", checkpoint, "--tta-scales", "0")
     assert (code, err.count("\n")) == (2, 1)
     assert "scales of the views: 0, expected numbers from 0.1 to 10" in err
+    for scales, remedy in (
+        (["1", "data.val.num_images=2"], "only numbers may follow --tta-scales"),
+        (["0.75,1"], "separate numbers by spaces"),
+    ):
+        code, _, err = upsnet_command("evaluate", "--checkpoint", checkpoint, "--tta-scales", *scales)
+        assert code == 2
+        assert f"'{scales[-1]}', expected a number such as 0.75; {remedy}" in err
     code, _, err = upsnet_command("evaluate", "--gt", "a.json", "--pred", "b.json", "--tta-flip")
     assert code == 2
     assert "--tta-scales and --tta-flip need --checkpoint" in err

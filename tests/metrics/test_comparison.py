@@ -99,12 +99,42 @@ def test_an_image_without_segments_counts_as_right_where_the_other_side_invents_
 
 def test_other_images_or_classes_are_refused(tmp_path):
     a, b = write(tmp_path / "a", *[FOUND] * 5), write(tmp_path / "b", *[FOUND] * 3, first=3)
-    with pytest.raises(ValueError, match=r"b: lacks 3 of the 5 images of .*a, the first is 0, and has 1 that are not"):
+    with pytest.raises(
+        ValueError, match=r"b: lacks 3 of the 5 images of .*a \(the first is 0\) and has 1 other images"
+    ):
         compared(a, b)
     other = write(tmp_path / "other", *[FOUND] * 5)
     change(other / "per_image.json", lambda d: d["categories"][1].update(name="cat"))
     with pytest.raises(ValueError, match="category id 11 is"):
         compared(a, other)
+
+
+def test_classes_may_have_another_order(tmp_path):
+    a, b = write(tmp_path / "a", FOUND, CONFUSED), write(tmp_path / "b", FOUND, CONFUSED)
+    change(b / "per_image.json", lambda d: d["categories"].reverse())
+    found = compared(a, b)
+    for row in (found["All"], *found["per_class"].values()):
+        assert row["pq"]["a"] == row["pq"]["b"] is not None
+        assert row["pq"]["interval"] == [0, 0]
+    assert found["notes"] == []
+
+
+def test_folders_that_would_give_wrong_numbers_are_refused(tmp_path):
+    a, b = write(tmp_path / "a", FOUND, FOUND), write(tmp_path / "b", MISSES, FOUND)
+    with pytest.raises(ValueError, match="a: appears twice on one side, expected each run once"):
+        compared([a, tmp_path / "b" / ".." / "a"], b)
+    change(b / "per_image.json", lambda d: d["images"][1].update(image_id="0"))
+    with pytest.raises(
+        ValueError, match=r"b: lacks 1 of the 2 images of .*a \(the first is 1\) and has 1 other images"
+    ):
+        compared(a, b)
+    mixed = write(tmp_path / "mixed", MISSES, FOUND)
+    (mixed / "metrics.json").write_bytes((a / "metrics.json").read_bytes())
+    with pytest.raises(ValueError, match=r"mixed: per_image.json gives PQ .* and metrics.json gives 100.0, expected"):
+        compared(a, mixed)
+    (mixed / "metrics.json").write_text("null")
+    with pytest.raises(ValueError, match="not a JSON object"):
+        compared(a, mixed)
 
 
 def test_ids_may_be_numbers_on_one_side_and_texts_on_the_other(tmp_path):
@@ -117,7 +147,7 @@ def test_a_corrected_ground_truth_is_noted(tmp_path):
     a = write(tmp_path / "a", FOUND, FOUND)
     b = write(tmp_path / "b", FOUND, FOUND, truth=([[1, 1, 1, 2]], [0, 1]))
     assert compared(a, b)["notes"] == [
-        f"{b} has another ground truth than {a} in 2 of 2 images: the differences are partly those of the ground truth"
+        f"{b} has another ground truth than {a} in 2 of 2 images: the ground truth causes a part of the differences"
     ]
 
 
@@ -164,11 +194,12 @@ FAULTS = {
     "newer": (lambda f: change(f, lambda d: d.update(format=3)), "format 3, expected 1 to 2; update upsnet"),
     "no images": (lambda f: change(f, lambda d: d.update(images=5)), "no list of images"),
     "image twice": (lambda f: change(f, lambda d: d["images"].append(d["images"][0])), "image 0 appears twice"),
-    "no pq": (lambda f: change(f, lambda d: d["images"][1].pop("pq")), "row 1 of the images lacks image_id or one of"),
+    "no pq": (lambda f: change(f, lambda d: d["images"][1].pop("pq")), "row 1 of `images` lacks image_id or one of"),
     "odd pq": (
         lambda f: change(f, lambda d: d["images"][0].update(pq="x")),
-        "image 0: pq is 'x', expected a number or null",
+        "image 0: pq is 'x', expected null or a number from 0 to 100",
     ),
+    "high pq": (lambda f: change(f, lambda d: d["images"][0].update(pq=1e308)), r"pq is 1e\+308, expected null or"),
     "no size": (
         lambda f: change(f, lambda d: d["images"][0].pop("height")),
         "image 0 lacks file_name, height or width",
@@ -180,8 +211,8 @@ FAULTS = {
     "category": (lambda f: change(f, lambda d: d["images"][0].update(matched=[[99, 1, 1]])), "`matched` is missing or"),
     "cause": (lambda f: change(f, lambda d: d["images"][0].update(missed=[[11, 1, "x"]])), "`missed` is missing or"),
     "odd area": (lambda f: change(f, lambda d: d["images"][0].update(matched=[[11, "x", 1]])), "area or an IoU"),
-    "nan": (lambda f: change(f, lambda d: d["images"][0].update(matched=[[11, 1, math.nan]])), "out of its range"),
-    "huge": (lambda f: change(f, lambda d: d["images"][0].update(missed=[[11, 10**400, "void"]])), "out of its range"),
+    "nan": (lambda f: change(f, lambda d: d["images"][0].update(matched=[[11, 1, math.nan]])), "out of range"),
+    "huge": (lambda f: change(f, lambda d: d["images"][0].update(missed=[[11, 10**400, "void"]])), "out of range"),
     "huge image": (lambda f: change(f, lambda d: d["images"][0].update(width=10**9)), "has size 1 x 1000000000"),
     "no categories": (lambda f: change(f, lambda d: d.pop("categories")), "categories"),
 }
@@ -269,7 +300,7 @@ def test_several_seeds_widen_the_interval_by_what_they_differ(tmp_path):
     assert found["All"]["pq"]["b"] == pytest.approx(np.mean([read_pq(folder) for folder in side])), (
         "the mean over the runs"
     )
-    assert "One side has one run" in found["notes"][0]
+    assert "One side has only one run" in found["notes"][0]
 
 
 def read_pq(folder):

@@ -62,12 +62,13 @@ def test_a_slice_with_all_images_scores_as_the_data_set_does(tmp_path):
         ("", "columns .*, expected `image` and at least one attribute"),
         ("image\n0,\n", "expected `image` and at least one attribute"),
         ("name,time\n0,day\n", "expected `image` and at least one attribute"),
-        ("image,a,a\n0,1,2\n", "each once"),
+        ("image,a,a\n0,1,2\n", "all different"),
         ("image,crowding\n0,1\n", "column crowding has the name of a built-in attribute"),
         ("image,time\n0,day,1\n", "row 2 has 3 cells"),
         ("image,time\n0,day\n\n0,night\n", "row 4: image '0' appears twice"),
-        ("image,time\n,day\n", "row 2 has 2 cells .*, expected 2"),
-        ("image,time\n", "no row below the head"),
+        ("image,time\n,day\n", "row 2: the column `image` is empty, expected a file name"),
+        ("image,time\n0,da\0y\n", "column 'time' has .*, expected names and values of 1 to 200 printable"),
+        ("image,time\n", "no row below the header"),
         ('image,time\n0,"day\n', "cannot be read as CSV"),
         (
             "image,time\n" + "".join(f"{i},{i}\n" for i in range(101)),
@@ -101,3 +102,24 @@ def test_a_byte_order_mark_spaces_and_empty_cells_are_no_values(tmp_path):
     path.write_text("\ufeffimage, time ,place\n0.png, day ,\n1.png,,here\n")
     found = read_attributes(path)
     assert found.values == {"time": {"0.png": "day"}, "place": {"1.png": "here"}}
+
+
+def test_an_attribute_without_a_value_is_left_out(tmp_path):
+    path = tmp_path / "s.csv"
+    for text, expected in (
+        ("image,note,time\n0,,day\n", {"time": {"day": 1}}),
+        ("image,note,time\nother.png,x,\n0,,day\n", {"time": {"day": 1}}),
+        ("image,note\n0,\n", {}),
+    ):
+        path.write_text(text)
+        found = meter_of((FOUND, FOUND)).compute(read_attributes(path))["slices"]
+        own = {
+            name: {label: row["images"] for label, row in found[name].items()} for name in found if name in "note time"
+        }
+        assert own == expected
+
+
+def test_quoted_cells_may_have_several_lines(tmp_path):
+    path = tmp_path / "s.csv"
+    path.write_text('image,time\r\n"0","day\nand night"\r\n1,early\u2028late\r\n', newline="")
+    assert read_attributes(path).values == {"time": {"0": "day and night", "1": "early late"}}

@@ -110,7 +110,7 @@ def test_a_file_with_timms_names_gives_timms_features(tmp_path, name, suffix):
     ours = backbone(name).eval()
     line = load_timm_weights(ours, str(path))
     count = sum(not key.endswith("num_batches_tracked") for key in ours.net.state_dict())
-    assert f"{count} of {count} tensors of {name} loaded; not used, because it is the classifier: " in line
+    assert f"{count} of {count} tensors of {name} loaded; not used, because the backbone has no such tensors: " in line
     x = torch.randn(1, 3, 64, 96)
     maps = full.forward_intermediates(x, intermediates_only=True)[-4:]
     assert [m.shape[1] for m in maps] == ours.channels
@@ -170,11 +170,11 @@ def test_weights_by_name_are_those_of_timm_and_a_failed_download_names_the_remed
     ("options", "message"),
     [
         ({"name": "timm/vit_tiny_patch16_224"}, r"strides 16, 16, 16, expected maps of strides 4, 8, 16, 32; choose"),
-        ({"name": "timm/efficientformerv2_s0"}, r"cannot take images of 64x96"),
+        ({"name": "timm/efficientformerv2_s0"}, r"the model fails on an image of 64x96"),
         ({"name": "timm/test_convnex"}, r"no such model, expected the name of a model of timm, such as timm/test_conv"),
         ({"name": "timm/test_resnet.none"}, r"expected weights of test_resnet, such as timm/test_resnet.r160_in1k"),
         ({"name": "timm/hf-hub"}, r"no such model"),
-        ({"name": "timm/hrnet_w18_small", "freeze_at": 1}, r"do not follow one another, .*freeze_at must be 0"),
+        ({"name": "timm/hrnet_w18_small", "freeze_at": 1}, r"cannot be assigned to stages; set .*freeze_at=0"),
         ({"name": "timm/densenet121", "output_stride": 16}, r"set model.backbone.output_stride=32, or choose"),
         ({"name": CONVNEXT, "remainder": 1}, r"64x96|65x97 gives maps of 16x24, .* set model.align_corners=false"),
     ],

@@ -17,7 +17,7 @@ def make_view(sizes, base_sizes, input_size, base_input, *, flipped=False):
     ("scales", "message"),
     [
         ((), "none"),
-        ((1.0, 1.0), "1 1, expected at most 16, each once"),
+        ((1.0, 1.0), "1 1, expected at most 16 different numbers"),
         ((0.0,), "0, expected numbers from 0.1 to 10"),
         ((float("nan"),), "nan, expected numbers"),
         ((1.0, 11.0), "1 11, expected numbers"),

@@ -1,4 +1,4 @@
-"""Compares evaluations of the same images: is B better than A, where, and is it more than chance?
+"""Compares evaluations of the same images: differences of scores with 95 % intervals, and the images that changed.
 
 examples:
   upsnet compare runs/old/evaluation runs/new/evaluation
@@ -6,9 +6,10 @@ examples:
   upsnet compare --a old_0 old_1 old_2 --b new_0 new_1 new_2                     # several seeds of two configurations
   upsnet compare A B --output out --gt panoptic_val.json --images val            # a page with the images that changed
 
-The folders are those of `upsnet evaluate --output`. Each further folder is compared with the first. A difference is B
-less A, in percent. Its 95 % interval comes from a paired bootstrap: it tells how far the difference may move with other
-images of this kind and, with several seeds, with other seeds. If it holds 0, no difference is shown.
+`upsnet evaluate --output` writes the folders. The first one is A; each other one is compared with it as B. Differences
+are in percent. The intervals come from a paired bootstrap over the images. They show how much a difference would vary
+with other images of this kind and, if several seeds are given, with other seeds. If the interval of the difference of
+PQ contains 0, the evaluations show no difference.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 SHOWN = 5
-"""Classes and images that are listed at each end."""
+"""Number of classes at each end of the list, and of images."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -41,13 +42,25 @@ def main(argv: Sequence[str]) -> int:
         _show(result)
     if args.output is not None:
         print(f"page: {args.output / 'compare.html'}")
-    drops = [-(result["All"]["pq"]["difference"] or 0.0) for result in results]
-    for result, drop in zip(results, drops, strict=True):
-        if args.max_drop is not None and drop > args.max_drop:
-            sides = f"{', '.join(result['b'])} has {drop:.3f} less PQ than {', '.join(result['a'])}"
+    return 0 if args.max_drop is None else _check_drops(results, args.max_drop)
+
+
+def _check_drops(results: Sequence[dict[str, Any]], allowed: float) -> int:
+    """The exit code of `--max-drop`."""
+    code = 0
+    for result in results:
+        difference = result["All"]["pq"]["difference"]
+        if difference is None:
+            raise ValueError(
+                f"--max-drop: no PQ of {', '.join(result['a'])} or of {', '.join(result['b'])}, expected evaluations "
+                "with at least one segment"
+            )
+        if -difference > allowed:
+            code = 1
+            sides = f"PQ of {', '.join(result['b'])} is {-difference:.3f} below PQ of {', '.join(result['a'])}"
             sys.stdout.flush()
-            print(f"error: {sides}, --max-drop allows {args.max_drop:g}", file=sys.stderr)
-    return int(args.max_drop is not None and max(drops) > args.max_drop)
+            print(f"error: {sides}, --max-drop allows {allowed:g}", file=sys.stderr)
+    return code
 
 
 def _show(result: dict[str, Any]) -> None:
@@ -73,7 +86,7 @@ def _show(result: dict[str, Any]) -> None:
         for cause, row in result["causes"].items():
             print(_line(f"  {cause}", row["errors"], digits=1))
     changed = [row for row in result["images"] if row["difference"]]
-    print(f"images with another PQ, the largest loss first ({min(SHOWN, len(changed))} of {len(changed)}):")
+    print(f"images whose PQ changed, the largest loss first ({min(SHOWN, len(changed))} of {len(changed)}):")
     for row in changed[:SHOWN]:
         print(_line(f"  {row['file_name'] or row['image_id']}", {**row, "interval": None}))
     for note in result["notes"]:
@@ -81,13 +94,14 @@ def _show(result: dict[str, Any]) -> None:
     verdicts = {
         "better": "B is better than A: the interval of the difference of PQ is above 0",
         "worse": "B is worse than A: the interval of the difference of PQ is below 0",
-        "not shown": "no difference is shown: the interval of the difference of PQ holds 0",
+        "not shown": "no difference is shown: the interval of the difference of PQ contains 0",
     }
     no_interval = result["All"]["pq"]["interval"] is None
-    print("no interval: nothing can be said about chance" if no_interval else verdicts[result["verdict"]])
+    print("no interval: the difference may be chance" if no_interval else verdicts[result["verdict"]])
 
 
 def _line(name: str, score: dict[str, Any], digits: int = 3) -> str:
+    name = "".join(letter if letter.isprintable() else "?" for letter in name)
     numbers = " ".join(f"{_text(score[key], f'.{digits}f'):>8s}" for key in ("a", "b"))
     interval = score["interval"]
     ends = "" if interval is None else f"   {interval[0]:+.{digits}f} to {interval[1]:+.{digits}f}"
@@ -103,18 +117,18 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "upsnet compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "folders", nargs="*", type=Path, metavar="FOLDER", help="A, B and more evaluations, one run each"
+        "folders", nargs="*", type=Path, metavar="FOLDER", help="A, B and more evaluations of one run each"
     )
-    parser.add_argument("--a", nargs="+", type=Path, metavar="FOLDER", help="A: several seeds of one configuration")
-    parser.add_argument("--b", nargs="+", type=Path, metavar="FOLDER", help="B: several seeds of another")
+    parser.add_argument("--a", nargs="+", type=Path, metavar="FOLDER", help="A: the runs (seeds) of one configuration")
+    parser.add_argument("--b", nargs="+", type=Path, metavar="FOLDER", help="B: the runs of another one")
     parser.add_argument(
         "--max-drop",
         type=float,
         metavar="PQ",
-        help="exit with code 1 if PQ of B (the number itself, not its interval) is more than this below that of A",
+        help="exit with code 1 if PQ of B is lower than PQ of A by more than this number (intervals do not count)",
     )
     parser.add_argument(
-        "--slices", type=Path, metavar="CSV", help="PQ by attribute, too: a column `image` and one for each attribute"
+        "--slices", type=Path, metavar="CSV", help="also PQ by attribute; columns: `image`, and one for each attribute"
     )
     parser.add_argument("--output", type=Path, help="folder for compare.json and compare.html")
     parser.add_argument("--gt", type=Path, help="COCO-panoptic JSON of the ground truth, for the images on the page")

@@ -112,7 +112,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--report", action="store_true", help="also write report.html into --output")
     parser.add_argument(
-        "--slices", type=Path, metavar="CSV", help="PQ by attribute, too: a column `image` and one for each attribute"
+        "--slices", type=Path, metavar="CSV", help="also PQ by attribute; columns: `image`, and one for each attribute"
     )
     parser.add_argument("--images", type=Path, help="with --gt and --report: folder of the images")
     parser.add_argument(

@@ -13,7 +13,7 @@ from upsnet.version import __version__
 COMMANDS = {
     "train": "train a model on one or many GPUs, or on a CPU",
     "evaluate": "score a model or prediction files; pack a submission for a benchmark server",
-    "compare": "compare evaluations: is B better than A, where, and is it more than chance",
+    "compare": "compare evaluations of the same images: differences of scores with intervals",
     "predict": "segment an image, a folder of images, or a video",
     "export": "write a trained model as a slim checkpoint, as .pt2, or as .onnx",
     "convert": "convert annotations of other programs into the COCO panoptic layout",

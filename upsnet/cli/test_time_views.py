@@ -1,9 +1,11 @@
-"""The options of test-time augmentation, which `evaluate` and `predict` have."""
+"""The options of test-time augmentation of `upsnet evaluate` and `upsnet predict`."""
 
 from __future__ import annotations
 
 import argparse
 from typing import TYPE_CHECKING
+
+from upsnet.text import shown
 
 if TYPE_CHECKING:
     from upsnet.ops.views import ViewPlan
@@ -14,21 +16,28 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tta-scales",
         nargs="+",
-        type=float,
+        type=_scale,
         metavar="SCALE",
-        help="test-time augmentation: average the predictions at these factors on the size of the network input, such "
-        "as 0.75 1 1.25",
+        help="test-time augmentation: average predictions at these scales of the network input, such as 0.75 1 1.25",
     )
     parser.add_argument(
-        "--tta-flip", action="store_true", help="test-time augmentation: also predict the mirror image of each view"
+        "--tta-flip", action="store_true", help="test-time augmentation: also average the predictions of mirror images"
     )
+
+
+def _scale(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        hint = "only numbers may follow --tta-scales" if "=" in text else "separate numbers by spaces"
+        raise argparse.ArgumentTypeError(f"{shown(text)}, expected a number such as 0.75; {hint}") from None
 
 
 def chosen(args: argparse.Namespace) -> ViewPlan | None:
     """The views that the options ask for; None without test-time augmentation.
 
     Raises:
-        ValueError: the scales are unusable.
+        ValueError: a scale is out of range or appears twice.
     """
     if not args.tta_scales and not args.tta_flip:
         return None

@@ -19,7 +19,7 @@ class BackboneConfig(Section):
     """ResNet. `weights`: a torchvision name (IMAGENET1K_V1) or a file with torchvision's names; None: random."""
 
     tag: ClassVar[str] = "resnet"
-    """Name of this section among the kinds of backbones, in errors of pydantic."""
+    """Name of this section in errors of pydantic."""
     name: Literal["resnet18", "resnet34", "resnet50", "resnet101"] = "resnet50"
     width: Annotated[int, Field(ge=16, le=512, multiple_of=16)] = 64
     """Of the stem. Below 16 channels oneDNN's gradient of a strided 1x1 convolution crashes (torch 2.15, CPU)."""
@@ -44,7 +44,7 @@ class BackboneConfig(Section):
 
     @property
     def freezes(self) -> bool:
-        """Whether training leaves some weights as they are."""
+        """Whether training keeps some weights constant."""
         return self.norm == "frozen_bn" or self.freeze_at > 0
 
     @field_validator("name", mode="before")
@@ -64,27 +64,27 @@ class BackboneConfig(Section):
 
 
 class TimmBackboneConfig(Section):
-    """A model of the package timm that gives maps of strides 4, 8, 16 and 32."""
+    """A model of the package timm that has feature maps of strides 4, 8, 16 and 32."""
 
     tag: ClassVar[str] = "timm"
     prefix: ClassVar[str] = "timm/"
-    """Beginning of the name, by which this section is known."""
+    """A `name` with this prefix selects this section."""
     name: Annotated[str, Field(pattern=r"^timm/[A-Za-z0-9_.-]+$", max_length=200)]
-    """timm/ and timm's name, such as timm/resnet50d or timm/convnext_tiny.fb_in22k_ft_in1k. The part after the dot
-    chooses one of the pretrained weights of the model; `weights` is then `pretrained` if it is not given."""
+    """timm/ and timm's name, such as timm/resnet50d or timm/convnext_tiny.fb_in22k_ft_in1k. The tag after the dot
+    selects pretrained weights of the model. With a tag, the default of `weights` is `pretrained`."""
     weights: Annotated[str, Field(max_length=4096)] | None = None
-    """pretrained: timm downloads the weights. Otherwise a file (.pth or .safetensors) with timm's parameter names, with
-    or without the classifier. None: random."""
+    """pretrained: timm downloads the weights. A path: a file (.pth or .safetensors) with timm's parameter names; the
+    classifier is optional. None: random weights."""
     norm: Literal["own", "frozen_bn"] = "own"
-    """own: norms learn. frozen_bn: batch norms keep their statistics, scales and shifts; other norms learn."""
+    """own: all norms are trained. frozen_bn: batch norms keep statistics, scales and shifts; others are trained."""
     freeze_at: Annotated[int, Field(ge=0, le=5)] = 0
-    """0: nothing is frozen; 1: what is before the first stage; n: also the first n - 1 stages."""
+    """0: nothing is frozen; 1: the layers before the first stage; n: also the first n - 1 stages."""
     output_stride: Literal[8, 16, 32] = 32
-    """Pixels of the network input per cell of the coarsest map. Not every model of timm has strides other than 32."""
+    """Pixels of the network input per cell of the coarsest map. Some models of timm support only 32."""
 
     @property
     def freezes(self) -> bool:
-        """Whether training leaves some weights as they are."""
+        """Whether training keeps some weights constant."""
         return self.norm == "frozen_bn" or self.freeze_at > 0
 
     @model_validator(mode="before")
@@ -94,15 +94,15 @@ class TimmBackboneConfig(Section):
             return values
         if foreign := [key for key in values if key in BackboneConfig.model_fields and key not in cls.model_fields]:
             raise ValueError(
-                f"{', '.join(foreign)}: only the ResNets of this project ({', '.join(RESNETS)}) have this option, and "
-                f"name is {values.get('name')}; remove it"
+                f"{', '.join(foreign)}: only the ResNets of this project ({', '.join(RESNETS)}) have this option, but "
+                f"name is {values.get('name')}; remove the option"
             )
         has_tag = "." in str(values.get("name"))
         return {**values, "weights": "pretrained"} if has_tag and values.get("weights") is None else values
 
 
 def kind_of_backbone(values: Any) -> str:
-    """The tag of the section that a `model.backbone` section is: `timm` by the beginning of its name, else `resnet`."""
+    """The tag of a `model.backbone` section: `timm` if its name starts with `timm/`, otherwise `resnet`."""
     name = values.get("name") if isinstance(values, dict) else getattr(values, "name", None)
     is_timm = isinstance(name, str) and name.startswith(TimmBackboneConfig.prefix)
     return (TimmBackboneConfig if is_timm else BackboneConfig).tag
@@ -115,12 +115,12 @@ AnyBackboneConfig = Annotated[
 
 
 def with_pixel_statistics(values: Any) -> Any:
-    """The `model` section with mean and standard deviation of ImageNet, if it has neither these nor a timm backbone.
+    """Fills in mean and standard deviation of ImageNet, if the `model` section has none and its backbone is a ResNet.
 
-    Those of timm's models differ. `models.build.resolve` fills them in, because only timm knows them.
+    The values of timm's models differ from model to model. `models.build.resolve` reads them from timm.
 
     Args:
-        values: the section, as YAML gives it.
+        values: the section, as parsed from YAML.
     """
     if not isinstance(values, dict) or kind_of_backbone(values.get("backbone")) == TimmBackboneConfig.tag:
         return values

@@ -64,7 +64,7 @@ def _walk(
 
 
 def _tags(section: type[BaseModel]) -> set[Any]:
-    """The values of the keys that choose a member of a union, and the tag of a section that no such key chooses."""
+    """The values of the keys that select a member of a union, and the attribute `tag` if the section has one."""
     fields = (section.model_fields.get(name) for name in TAG_KEYS)
     own = {section.tag} if hasattr(section, "tag") else set()
     return own | {tag for field in fields if field is not None for tag in get_args(field.annotation)}

@@ -154,7 +154,7 @@ class PanopticDeepLabConfig(Section):
     panoptic: GroupingConfig = GroupingConfig()
     target: TargetConfig = TargetConfig()
     pixel_mean: PixelMean | None = None
-    """None: ImageNet's for a ResNet; for a model of timm those that its weights were trained with."""
+    """None: for a ResNet, the values of ImageNet; for a model of timm, the values of its weights."""
     pixel_std: PixelStd | None = None
     loss: LossConfig = LossConfig()
 

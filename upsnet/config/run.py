@@ -170,11 +170,11 @@ class TrainConfig(Section):
     momentum: Fraction = 0.9
     nesterov: bool = False
     weight_decay: Weight = 1e-4
-    """Of weights; biases, norms and tables of positions have none."""
+    """For weights; biases, norms and position embeddings have no weight decay."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Factor d on the learning rate from a stage of the backbone to the one before it: res5 has d * lr, res2 d^4 * lr,
-    and what is before res2 d^5 * lr; other parts of the model have lr. Usual with AdamW and pretrained weights: 0.7 to
-    0.9."""
+    """Each stage of the backbone has d times the learning rate of the next stage: res5 d * lr, res4 d^2 * lr, res2
+    d^4 * lr, and the layers before res2 d^5 * lr. All other parts of the model have lr. Usual values with AdamW and
+    pretrained weights: 0.7 to 0.9."""
     warmup_iterations: Annotated[int, Field(ge=0, le=10**9)] = 1500
     warmup_factor: Fraction = 0.1
     schedule: Literal["step", "poly", "cosine"] = "step"

@@ -144,7 +144,7 @@ class UPSNetConfig(Section):
     instance: InstanceConfig = InstanceConfig()
     panoptic: PanopticConfig = PanopticConfig()
     pixel_mean: PixelMean | None = None
-    """None: ImageNet's for a ResNet; for a model of timm those that its weights were trained with."""
+    """None: for a ResNet, the values of ImageNet; for a model of timm, the values of its weights."""
     pixel_std: PixelStd | None = None
     loss: LossConfig = LossConfig()
 

@@ -225,10 +225,10 @@ class InferenceInput:
         form: of the architecture.
         network_size: (H, W) that every batch is padded to; larger images are shrunk to it. None: as small as possible.
         min_side: pixels a side that a batch is padded to at least, otherwise.
-        views: also make the images at these scales (`PanopticBatch.views`).
+        views: also resize the images to these scales (`PanopticBatch.views`).
 
     Raises:
-        ValueError: views for an architecture that resizes the images itself.
+        ValueError: `views` is given for an architecture that resizes the images itself.
     """
 
     def __init__(
@@ -241,7 +241,7 @@ class InferenceInput:
     ) -> None:
         if views is not None and form.resizes_images:
             raise ValueError(
-                "test-time augmentation with a model that resizes its images itself "
+                "no test-time augmentation with a model that resizes its images itself "
                 "(model.panoptic.method=official); use another method, such as model.panoptic.method=unified"
             )
         self.views = views
@@ -284,10 +284,12 @@ class InferenceInput:
         for size, sizes_of_one in zip(original, targets, strict=True):
             target = max(sizes_of_one, key=lambda found: found[0] * found[1])
             if target[0] * target[1] > self.max_pixels:
+                is_base = target == sizes_of_one[0]
+                keys = "set data.test_short_side and data.test_max_side"
+                remedy = keys if is_base else "choose smaller scales of the views"
                 raise ValueError(
                     f"image of {size[1]} x {size[0]}: {target[1]} x {target[0]} pixels of network input, expected at "
-                    f"most {self.max_pixels}; set data.test_short_side and data.test_max_side, or raise "
-                    "data.max_network_pixels"
+                    f"most {self.max_pixels}; {remedy}, or raise data.max_network_pixels"
                 )
         base, *views = (self._resized(images, original, sizes_of_all) for sizes_of_all in zip(*targets, strict=True))
         return replace(base, views=views)
@@ -295,7 +297,7 @@ class InferenceInput:
     def _resized(
         self, images: Sequence[np.ndarray], original: list[tuple[int, int]], targets: Sequence[tuple[int, int]]
     ) -> PanopticBatch:
-        """The images at `targets`, (H, W) of each."""
+        """Resizes each image to its target (H, W)."""
         resized = [T.resample(*parts) for parts in zip(images, original, targets, strict=True)]
         batch, valid = T.pad_images(resized, self.divisor, self.network_size, self.min_side, self.form)
         return PanopticBatch(batch, torch.tensor(valid), valid, original)

@@ -77,7 +77,7 @@ class ModelSize:
     """Widths of a model, as in the `model` section.
 
     Attributes:
-        width: of the ResNet; None: the backbone is a model of timm that begins with its pretrained weights.
+        width: width of the ResNet; None: the backbone is a model of timm with pretrained weights.
         bytes_per_pixel: memory of a step on a GPU for each pixel of network input, an upper estimate.
     """
 
@@ -96,7 +96,7 @@ MEDIUM = ModelSize("resnet18", 64, 128, {"channels": 128, "num_layers": 2}, 512,
 LARGE = ModelSize("resnet50", 64, 256, {"channels": 128, "num_layers": 3}, 1024, 256, 4, 5000)
 """`LARGE` with its first stages frozen takes 1500 bytes in bf16, 2400 in fp32 (`cityscapes_r50_crop_24gb.yaml`)."""
 PRETRAINED = "timm/tf_efficientnet_lite0"
-"""The backbone of sets of fewer than `MANY_IMAGES` images if timm is installed, as in `photos_lite0`."""
+"""Proposed backbone for fewer than `MANY_IMAGES` images if timm is installed, as in `photos_lite0`."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def make_plan(
         train: the training split, of at least one image.
         val: the validation split; None: there is no other.
         device: what the training runs on.
-        may_be_pretrained: a small data set gets a backbone of timm with pretrained weights.
+        may_be_pretrained: propose a backbone of timm with pretrained weights for a small data set.
     """
     kinds = train.categories.num_stuff > 0, train.categories.num_things > 0
     model = SMALL

@@ -96,7 +96,7 @@ def propose(
         data: the keys of the `data` section that name the data: `train`, `val`, and perhaps `classes` and others.
         device: what the training runs on.
         source: the data set, for the heading and for errors.
-        has_timm: small sets of 8-bit images get a pretrained backbone of timm, which must be installed.
+        has_timm: timm is installed; a small set of 8-bit images then gets a pretrained backbone of timm.
 
     Raises:
         ValueError: no image of a split can be used.
@@ -104,9 +104,9 @@ def propose(
     for name, split in (("train", train), ("val", val)):
         if split is not None and not split.names:
             raise ValueError(f"{source}: no image of {name} can be used, expected at least one; see the errors above")
-    is_photographs = data["train"]["format"] != "shapes" and "value_range" not in data
+    has_8bit_images = data["train"]["format"] != "shapes" and "value_range" not in data
     val_or_none = None if data["train"] == data["val"] else val
-    plan = make_plan(train, val_or_none, device, may_be_pretrained=has_timm and is_photographs)
+    plan = make_plan(train, val_or_none, device, may_be_pretrained=has_timm and has_8bit_images)
     values = [*_data_values(plan, data), *_model_values(plan), *_train_values(plan)]
     if plan.heads == "both":
         values.append(Value("evaluate.instance", "last", "AP takes longer, so that only the last evaluation has it."))
@@ -213,8 +213,8 @@ def _backbone_values(plan: Plan) -> list[Value]:
             Value(
                 "model.backbone",
                 {"name": model.backbone, "weights": "pretrained"},
-                f"{size}. It begins with ImageNet weights, because {len(plan.train.names)} images are few for random "
-                "ones. timm downloads them; without a network, give a file with timm's parameter names as weights.",
+                f"{size}. It starts from ImageNet weights, because {len(plan.train.names)} images are few for random "
+                "weights. timm downloads them; without a network, set weights to a file with timm's parameter names.",
             ),
             channels,
         ]
@@ -318,7 +318,7 @@ def _train_values(plan: Plan) -> list[Value]:
     seen = iterations * plan.batch / len(plan.train.names)
     times = f"{seen:.0f}" if seen >= 10 else f"{seen:.1f}"
     if plan.model.width is None:
-        lr, rule = 0.0005 * math.sqrt(plan.batch), "the rate of photos_lite0, by the square root of the batch"
+        lr, rule = 0.0005 * math.sqrt(plan.batch), "the rate of photos_lite0, scaled by the root of the batch size"
     elif plan.model is LARGE:
         lr, rule = 0.02 * plan.batch / 16, "the rate of coco_r50, in proportion to the batch"
     else:

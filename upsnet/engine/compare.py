@@ -1,8 +1,8 @@
-"""Compares evaluation folders: is B better than A, where, and is it more than chance?
+"""Compares evaluation folders: the differences of scores with intervals, as JSON and as a page.
 
 | file | content |
 | --- | --- |
-| `compare.json` | differences with intervals: `comparisons`, one for each other side (`metrics.comparison.compare`) |
+| `compare.json` | `comparisons`: the result of `metrics.comparison.compare` for each other side |
 | `compare.html` | the same as a page, with images if the ground truth is given |
 """
 
@@ -19,6 +19,9 @@ from upsnet.metrics.slices import read_attributes
 from upsnet.report.compare_page import render_comparison
 from upsnet.report.compare_pictures import PREDICTIONS, draw_images
 from upsnet.report.page import Identity
+
+SHOWN_PROBLEMS = 10
+"""Lines of the page about images that cannot be shown."""
 
 Folders = Path | str | Sequence[Path | str]
 
@@ -42,11 +45,12 @@ def compare_evaluations(
         truth: COCO-panoptic JSON of the ground truth, for the images on the page.
         truth_dir: folder of its PNGs; by default the JSON's path without `.json`.
         image_dir: folder of the images to draw on.
-        report_images: how many images the page shows: those that lost most, and a third of them those that gained most.
+        report_images: number of images on the page: two thirds with the largest losses, one third with the largest
+            gains.
         slices: CSV file with attributes of the images (`metrics.slices`).
 
     Returns:
-        For each of `others`, the contents of its object in `compare.json`, in percent.
+        The result of `metrics.comparison.compare` for each of `others`, in percent.
 
     Raises:
         FileNotFoundError, ValueError: a file is missing or unusable, or the evaluations are not of the same images and
@@ -54,10 +58,10 @@ def compare_evaluations(
     """
     sides = read_sides([_paths(a), *(_paths(side) for side in others)])
     attributes = None if slices is None else read_attributes(Path(slices))
-    shown_truth = None if truth is None else PanopticJson(Path(truth), None if truth_dir is None else Path(truth_dir))
     results = [compare(sides[0], side, attributes) for side in sides[1:]]
     if output is None:
         return results
+    shown_truth = None if truth is None else PanopticJson(Path(truth), None if truth_dir is None else Path(truth_dir))
     images = None if image_dir is None else Path(image_dir)
     pictures = [
         _draw(sides[0], side, result, shown_truth, images, report_images)
@@ -84,11 +88,11 @@ def _paths(side: Folders) -> list[Path]:
 def _draw(
     a: Side, b: Side, result: dict[str, Any], truth: PanopticJson | None, image_dir: Path | None, count: int
 ) -> dict[int | str, dict[str, bytes]]:
-    """The images to show; adds to the notes why there are none."""
+    """Draws the images for the page; if there are none, a note says why."""
     folders = a.runs[0].folder, b.runs[0].folder
     absent = [folder / PREDICTIONS for folder in folders if not (folder / PREDICTIONS).is_file()]
     if truth is None or absent:
-        reason = f"{absent[0]} does not exist" if absent else "they need the ground truth (--gt)"
+        reason = f"{absent[0]} does not exist" if absent else "the ground truth (--gt) is not given"
         result["notes"].append(f"The page shows no images: {reason}")
         return {}
     if len(a.runs) + len(b.runs) > 2:
@@ -97,5 +101,7 @@ def _draw(
     gained = [row["image_id"] for row in reversed(rows) if row["difference"] > 0][: count // 3]
     lost = [row["image_id"] for row in rows if row["difference"] < 0][: count - len(gained)]
     drawn, problems = draw_images(truth, folders, [*lost, *gained], image_dir)
-    result["notes"] += problems[:10]
+    result["notes"] += problems[:SHOWN_PROBLEMS]
+    if len(problems) > SHOWN_PROBLEMS:
+        result["notes"].append(f"{len(problems) - SHOWN_PROBLEMS} more images or files could not be shown")
     return drawn

@@ -272,7 +272,7 @@ def replace_batch_norms(model: nn.Module) -> None:
                 continue
             if type(child) is nn.BatchNorm2d:
                 setattr(parent, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
-            elif hasattr(child, "act"):  # of timm: torch's function would lose the activation that it contains
+            elif hasattr(child, "act"):  # timm's norms contain an activation, which torch's function would lose
                 from timm.layers import convert_sync_batchnorm
 
                 setattr(parent, name, convert_sync_batchnorm(child))

@@ -168,7 +168,7 @@ def evaluate(
         boundary: find Boundary PQ, too.
         per_image: JSON to write `PanopticQuality.per_image` to, where PQ applies.
         with_ap: find AP; by default unless `evaluate.instance` is false.
-        attributes: of the images, for slices.
+        attributes: attributes of the images, for slices.
         views: average the predictions of these views of each image (test-time augmentation).
         progress: show a bar, if there is a terminal.
         stop: looked at after every batch.

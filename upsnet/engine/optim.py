@@ -17,7 +17,7 @@ from upsnet.structures import PanopticBatch
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """SGD or AdamW; `set_learning_rate` sets the rate of each step."""
+    """Creates SGD or AdamW. `set_learning_rate` must be called before each step."""
     groups = _parameter_groups(model, config)
     # A fused optimiser decides on the device whether a step overflowed, and its first momentum is then left unset.
     fused = config.precision != "fp16"
@@ -28,9 +28,10 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
 
 
 def _parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
-    """The parameters that learn: for each rate those with weight decay, and those without; the first have `train.lr`.
+    """Groups the trained parameters by learning rate, and for each rate by whether they have weight decay.
 
-    A group's `lr_factor` is its rate over that of the schedule. Biases and norms have no weight decay.
+    The rate of a group is the rate of the schedule times `lr_factor`, which is 1 in the first two groups. Biases, norms
+    and `Backbone.without_weight_decay` have no weight decay.
     """
     backbone = backbone_of(model)
     without_decay = {id(p) for p in backbone.without_weight_decay()} if backbone is not None else set()
@@ -50,7 +51,7 @@ def _parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, A
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, iteration: int) -> None:
-    """Gives each group of parameters its rate for an iteration."""
+    """Sets the learning rate of each group of parameters for an iteration."""
     rate = learning_rate(config, iteration)
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("lr_factor", 1.0)  # states of older checkpoints have no factor

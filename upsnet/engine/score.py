@@ -56,7 +56,7 @@ def evaluate_checkpoint(
         overrides: `key=value` changes to the config.
         boundary: also compute Boundary PQ.
         report_images: write a report that shows so many of the worst and of the best images; None: no report.
-        slices: CSV file with attributes of the images, by which PQ is also computed (`metrics.slices`).
+        slices: CSV file with attributes of the images; PQ is also computed for each value (`metrics.slices`).
         views: average the predictions of these views of each image (test-time augmentation).
 
     Returns:
@@ -129,7 +129,7 @@ def evaluate_predictions(
         boundary: also compute Boundary PQ.
         report_images: write a report that shows so many of the worst and of the best images; None: no report.
         image_dir: folder of the images for the report.
-        slices: CSV file with attributes of the images, by which PQ is also computed (`metrics.slices`).
+        slices: CSV file with attributes of the images; PQ is also computed for each value (`metrics.slices`).
 
     Returns:
         The contents of `metrics.json` (percent), and one line for each contradiction in the files.

@@ -13,11 +13,11 @@ from upsnet.structures import PanopticBatch, PanopticOutput
 
 
 class AugmentedModel:
-    """`PanopticModel.predict` over the views of a plan.
+    """Predicts like `PanopticModel`, with the average over the views of a plan.
 
     Args:
         model: in evaluation mode.
-        plan: the views; the batches must have them (`InferenceInput(..., views=plan)`).
+        plan: the views. `InferenceInput(..., views=plan)` makes batches that contain them.
     """
 
     def __init__(self, model: PanopticModel, plan: ViewPlan) -> None:
@@ -35,11 +35,11 @@ class AugmentedModel:
         """As `PanopticModel.predict`.
 
         Raises:
-            ValueError: the batch has no views, or the architecture cannot join views.
+            ValueError: the batch does not contain the views, or the architecture has no test-time augmentation.
         """
         if len(batch.views) != len(self.plan.scales):
             raise ValueError(
-                f"batch of {len(batch.views)} views, expected {len(self.plan.scales)}; make it with "
+                f"the batch has {len(batch.views)} views, expected {len(self.plan.scales)}; make it with "
                 "InferenceInput(..., views=plan)"
             )
         raw = self.model.raw_of_views(self._views(batch), with_instances=with_instances)

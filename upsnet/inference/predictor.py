@@ -79,7 +79,7 @@ class PanopticPredictor:
         if make_input.views is not None:
             if not isinstance(model, PanopticModel) or cuda_graph:
                 what = "cuda_graph=True" if isinstance(model, PanopticModel) else "an exported graph"
-                raise ValueError(f"test-time augmentation with {what}, expected a checkpoint without cuda_graph")
+                raise ValueError(f"no test-time augmentation with {what}, expected a checkpoint without cuda_graph")
             self.model = AugmentedModel(model, make_input.views)
         if cuda_graph:
             if not has_kernels(torch.empty(0, device=self.device)) or not isinstance(model, PanopticModel):
@@ -120,7 +120,7 @@ class PanopticPredictor:
         if Path(path).suffix in (".pt2", ".onnx"):
             if views is not None:
                 raise ValueError(
-                    f"{path}: test-time augmentation with an exported graph, expected a checkpoint (model.pt)"
+                    f"{path}: no test-time augmentation with an exported graph, expected a checkpoint (model.pt)"
                 )
             model, categories, make_input = load_graph(Path(path), device, trust=trust)
             return cls(model, categories, make_input, model.device, cuda_graph=cuda_graph, precision=precision)

@@ -1,15 +1,18 @@
 """Compares evaluations of the same images: differences of PQ with intervals, and the images that changed most.
 
-A side is one evaluation folder, or several of one configuration that was trained with different seeds; its numbers are
-the means over its runs. The interval is that of a paired bootstrap: each resample draws images with replacement, the
-same images for both sides and all runs, and the interval is the middle 95 % of the differences.
+A side is one configuration: one evaluation folder, or several folders of trainings with different seeds. The numbers of
+a side are means over its runs. The intervals come from a paired bootstrap. Each resample draws images with replacement,
+the same images for both sides and all runs. An interval is the middle 95 % of the differences of the resamples.
 
-If a side has several runs, each resample also draws the effect of other seeds. The runs of a side differ by more than
-their seeds: each has its own luck in the same images. So the variance of the seeds is the variance between the runs
-less the variance of a run around their mean over the resamples, and not below 0. Each resample adds to the difference a
-number from Student's t distribution, scaled to the standard deviation that this variance gives the means over the runs.
-(Drawing runs with replacement does not work for the usual three runs: it counts the luck in the images twice, and draws
-from too few values. `tests/metrics/test_comparison.py` measures how often the intervals hold a known difference.)
+If a side has several runs, the intervals also contain the effect of other seeds. Runs differ for two reasons: their
+seeds, and the choice of images, which affects each run differently. The resamples measure the second effect: it is the
+variance of a run around the mean of the runs. The variance of the seeds is the variance between the runs minus that of
+the images, and at least 0. Each resample adds a random number to the difference. The number is drawn from Student's t
+distribution and scaled by the standard deviation that the seeds give the difference of the means.
+
+Drawing runs with replacement does not work for the usual three runs: it counts the effect of the images twice, and
+three runs are too few values to draw from. `tests/metrics/test_comparison.py` measures how often the intervals contain
+a known difference.
 """
 
 from __future__ import annotations
@@ -47,21 +50,23 @@ from upsnet.metrics.slices import Attributes, count_members, partitions_of
 from upsnet.text import shown
 
 FORMAT = 1
-"""Of `compare.json`."""
+"""Format number of `compare.json`."""
+PQ_TOLERANCE = 1e-6
+"""Difference of PQ, in percent, that rounding may cause."""
 
 Place = tuple[str, ...]
-"""Where a number is in the result: ("All", "pq"), ("per_class", "7", "sq"), ..."""
+"""The keys that lead to a number in the result: ("All", "pq"), ("per_class", "7", "sq"), ..."""
 
 
 @dataclass(frozen=True)
 class Side:
-    """One configuration: the evaluations of one or several trainings."""
+    """One configuration: the evaluation of one training, or of several with different seeds."""
 
     runs: tuple[Evaluation, ...]
 
     @property
     def name(self) -> str:
-        """The folders, for people."""
+        """The folders, as text to show."""
         return ", ".join(str(run.folder) for run in self.runs)
 
     @property
@@ -74,38 +79,67 @@ def read_sides(folders: Sequence[Sequence[Path]]) -> list[Side]:
     """Reads evaluation folders, and checks that all hold the same images and classes.
 
     Args:
-        folders: of each side.
+        folders: the folders of each side.
 
     Raises:
-        FileNotFoundError, ValueError: a file is missing or unusable, or images or classes differ.
+        FileNotFoundError, ValueError: a file is missing or unusable, images or classes differ, or a folder appears
+            twice on a side.
     """
+    for side in folders:
+        resolved = [folder.resolve() for folder in side]
+        if twice := [folder for folder, path in zip(side, resolved, strict=True) if resolved.count(path) > 1]:
+            raise ValueError(
+                f"{twice[0]}: appears twice on one side, expected each run once, because a copy has no other seed"
+            )
     sides = [Side(tuple(read_evaluation(folder) for folder in side)) for side in folders]
     for run in (run for side in sides for run in side.runs):
         if run.metrics is not None and run.metrics.get("format") == METRICS_FORMAT:
             check_metrics(run.metrics, source=str(run.folder / "metrics.json"))
+            _require_same_pq(run, run.metrics)
     first = sides[0].runs[0]
     return [Side(tuple(_aligned(run, first) for run in side.runs)) for side in sides]
 
 
+def _require_same_pq(run: Evaluation, metrics: dict[str, Any]) -> None:
+    """Checks that `per_image.json` and `metrics.json` of the current format are files of one evaluation."""
+    if run.categories is None or metrics["panoptic"] is None:
+        return
+    sums = partition_sums(run.table(list(run.rows)), EVERYTHING, len(run.categories))[0]
+    own, other = _known(group_scores(sums, run.categories)["All"][0, 0]), metrics["panoptic"]["All"]["pq"]
+    if own != other and (own is None or other is None or abs(own - other) > PQ_TOLERANCE):
+        raise ValueError(
+            f"{run.folder}: per_image.json gives PQ {shown(own)} and metrics.json gives {shown(other)}, expected files "
+            "of one evaluation; evaluate again"
+        )
+
+
 def _aligned(run: Evaluation, first: Evaluation) -> Evaluation:
-    """The evaluation with the image ids of the first one."""
+    """Replaces image ids and channels of classes by those of the first evaluation.
+
+    Ids may be written differently (7, "7"), and the classes may have another order.
+    """
     ids = match_image_ids(run.rows, first.rows)
-    missing, extra = len(first.rows) - len(ids), len(run.rows) - len(ids)
+    known = set(ids.values())
+    missing, extra = len(first.rows) - len(known), len(run.rows) - len(known)
     if missing or extra:
-        absent = next((key for key in first.rows if key not in set(ids.values())), None)
-        text = f", the first is {shown(absent)}," if missing else ""
+        absent = next((key for key in first.rows if key not in known), None)
+        text = f" (the first is {shown(absent)})" if missing else ""
         raise ValueError(
             f"{run.folder}: lacks {missing} of the {len(first.rows)} images of {first.folder}{text} and has {extra} "
-            "that are not there, expected evaluations of the same images"
+            "other images, expected evaluations of the same images"
         )
-    if run.categories is not None and first.categories is not None:
-        first.categories.require(run.categories, source=str(run.folder))
-        run.categories.require(first.categories, source=str(first.folder))
+    categories, segments = run.categories, run.segments
+    if categories is not None and first.categories is not None:
+        first.categories.require(categories, source=str(run.folder))
+        channel = np.array([first.categories.channels[category.id] for category in categories.categories])
+        segments = {key: np.stack([channel[own[0].astype(np.int64)], *own[1:]]) for key, own in segments.items()}
+        categories = first.categories
     return replace(
         run,
         rows={ids[key]: row for key, row in run.rows.items()},
         facts={ids[key]: replace(fact, image_id=ids[key]) for key, fact in run.facts.items()},
-        segments={ids[key]: own for key, own in run.segments.items()},
+        categories=categories,
+        segments={ids[key]: own for key, own in segments.items()},
     )
 
 
@@ -115,18 +149,23 @@ def compare(
     """Compares side B with side A.
 
     Args:
-        a, b: of `read_sides`.
-        attributes: of the images, for slices beside the built-in ones.
+        a, b: results of `read_sides`.
+        attributes: attributes of the images, for slices in addition to the built-in ones.
         resamples, seed: of the bootstrap.
 
     Returns:
-        `All`, `Things`, `Stuff` with `pq`, `sq`, `rq`; `per_class`, the same by category id, and the name; `slices`,
-        attribute -> value -> the same and the numbers of images and true segments; `causes`, cause of error -> `errors`
-        (FN + FP) and `lost_pq` (what PQ would gain if the cause were fixed); `others`, mIoU and AP. Each number is an
-        object of `a`, `b`, `difference` (b - a) and `interval` [low, high], in percent; None where there is nothing to
-        score, without two images, or where a file does not give it. `verdict` is "better", "worse" or "not shown", by
-        whether the interval of the difference of PQ holds 0. `images` lists `image_id`, `file_name`, `a`, `b` and
-        `difference` of the PQ of each image, the largest loss first. `notes` are lines that say what is missing.
+        - `All`, `Things`, `Stuff`: `pq`, `sq`, `rq`.
+        - `per_class`: category id -> the same, and the name.
+        - `slices`: attribute -> value -> the same for each group, and the numbers of images and true segments.
+        - `causes`: cause of error -> `errors` (number of FN + FP) and `lost_pq` (the gain of PQ if the cause were
+          fixed).
+        - `others`: mIoU and AP.
+        - `verdict`: "better" or "worse" if the interval of the difference of PQ is above or below 0, else "not shown".
+        - `images`: `image_id`, `file_name`, and `a`, `b` and `difference` of PQ of each image, the largest loss first.
+        - `notes`: lines that say what is missing.
+
+        Each score is an object with `a`, `b`, `difference` (b - a) and `interval` [low, high], in percent. A value is
+        None if there is nothing to score, or if a file does not contain it. Intervals need two images.
 
     Raises:
         ValueError: the attributes name none of the images.
@@ -163,7 +202,7 @@ def paired_differences(
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> dict[Place, dict[str, Any]]:
-    """Numbers of both sides, their differences, and the intervals of the differences.
+    """Computes the numbers of both sides, their differences, and the intervals of the differences.
 
     Args:
         a, b: the runs of each side, all of the same images in the same order.
@@ -172,7 +211,7 @@ def paired_differences(
         resamples, seed: of the bootstrap.
 
     Returns:
-        Place in the result of `compare` -> `a`, `b`, `difference`, `interval`.
+        Keys in the result of `compare` -> `a`, `b`, `difference`, `interval`.
     """
     points = [_stacked([_numbers(run, categories, partitions) for run in side]) for side in (a, b)]
     resampled: list[list[dict[Place, Floats]]] = [[], []]
@@ -205,7 +244,7 @@ def _mean_of_runs(values: Floats) -> Floats:
 
 
 def _variance_of_seeds(points: Floats, draws: Floats) -> float:
-    """The variance that the choice of seeds gives the mean over the runs of a side; 0 for one run.
+    """The part of the variance of a side's mean over its runs that comes from the seeds; 0 for one run.
 
     Args:
         points: [S], the number of each run.
@@ -215,8 +254,8 @@ def _variance_of_seeds(points: Floats, draws: Floats) -> float:
     if len(points) < 2 or np.isnan(points).any() or not kept.any():
         return 0.0
     own = draws[:, kept] - draws[:, kept].mean(0)
-    luck = own.var(1).sum() / (len(points) - 1)
-    return max(0.0, float(points.var(ddof=1) - luck)) / len(points)
+    of_images = own.var(1).sum() / (len(points) - 1)
+    return max(0.0, float(points.var(ddof=1) - of_images)) / len(points)
 
 
 def _known(value: float) -> float | None:
@@ -231,7 +270,7 @@ def _difference(a: float | None, b: float | None, interval: list[float] | None =
 def _numbers(
     table: ScoreTable, categories: CategorySet, partitions: Sequence[Partition], times: Floats | None = None
 ) -> dict[Place, Floats]:
-    """Every number of a run, [R] each; NaN where there is nothing to score."""
+    """All numbers of a run, [R] each; NaN where there is nothing to score."""
     size = len(categories)
     sums = partition_sums(table, EVERYTHING, size, times)[0]
     found: dict[Place, Floats] = _of_groups((), sums, categories)
@@ -293,9 +332,14 @@ def _compare_documents(a: Side, b: Side) -> dict[str, Any]:
     sections = []
     for side in (a, b):
         for run in side.runs:
-            if run.metrics is None or not isinstance(run.metrics.get("panoptic"), dict):
+            if run.metrics is None:
+                raise FileNotFoundError(
+                    f"{run.folder / 'metrics.json'}: no such file, expected the one that belongs to the per_image.json "
+                    "of format 1 there; evaluate again"
+                )
+            if not isinstance(run.metrics.get("panoptic"), dict):
                 raise ValueError(
-                    f"{run.folder / 'metrics.json'}: no scores of panoptic; evaluate again with this version"
+                    f"{run.folder / 'metrics.json'}: no section `panoptic`, expected scores of panoptic predictions"
                 )
         sections.append([run.metrics["panoptic"] for run in side.runs if run.metrics is not None])
 
@@ -305,7 +349,7 @@ def _compare_documents(a: Side, b: Side) -> dict[str, Any]:
 
     classes = sections[0][0].get("per_class", {})
     if not isinstance(classes, dict) or not all(isinstance(row, dict) and "name" in row for row in classes.values()):
-        raise ValueError(f"{a.runs[0].folder / 'metrics.json'}: per_class is no table of classes; evaluate again")
+        raise ValueError(f"{a.runs[0].folder / 'metrics.json'}: per_class has no class names; evaluate again")
     return {
         "num_images": len(a.runs[0].rows),
         "level": None,
@@ -329,7 +373,7 @@ def _at(section: dict[str, Any], place: Sequence[str]) -> float | None:
 
 
 def _compare_headlines(a: Side, b: Side) -> dict[str, Any]:
-    """MIoU and AP of both sides, where all runs have them in a `metrics.json` of today's format."""
+    """Compares mIoU and AP; empty unless each run has a `metrics.json` of the current format."""
     runs = [[run.metrics for run in side.runs] for side in (a, b)]
     if not all(metrics is not None and metrics.get("format") == METRICS_FORMAT for side in runs for metrics in side):
         return {}
@@ -342,8 +386,8 @@ def _compare_headlines(a: Side, b: Side) -> dict[str, Any]:
 def changed_images(a: Side, b: Side) -> list[dict[str, Any]]:
     """PQ of each image on both sides, means over the runs, the largest loss first.
 
-    An image without a segment that counts has no PQ; where the other side has one, it counts as 100, because nothing
-    in it is wrong.
+    An image without scored segments has no PQ. If the other side has PQ for it, 100 is used, because the image has no
+    error. Images without PQ on both sides are left out.
     """
     found = []
     for key in sorted(a.runs[0].rows, key=str):
@@ -360,7 +404,7 @@ def changed_images(a: Side, b: Side) -> list[dict[str, Any]]:
 def _notes(a: Side, b: Side) -> list[str]:
     notes = []
     if len(a.runs) != len(b.runs) and 1 in (len(a.runs), len(b.runs)):
-        notes.append("One side has one run: the intervals do not contain what another seed would change there")
+        notes.append("One side has only one run: the intervals do not contain the effect of other seeds on that side")
     for run in (*a.runs, *b.runs):
         if run.categories is None:
             notes.append(
@@ -378,7 +422,7 @@ def _notes(a: Side, b: Side) -> list[str]:
 
 
 def _notes_on_truth(a: Side, b: Side) -> list[str]:
-    """Says if the ground truth of the sides differs, as after a correction of the labels."""
+    """A line for each run whose ground truth differs from that of the first run, as after a correction of labels."""
     first = a.runs[0]
     notes = []
     for run in (*a.runs[1:], *b.runs):
@@ -386,7 +430,7 @@ def _notes_on_truth(a: Side, b: Side) -> list[str]:
         if changed:
             notes.append(
                 f"{run.folder} has another ground truth than {first.folder} in {changed} of {len(first.rows)} images: "
-                "the differences are partly those of the ground truth"
+                "the ground truth causes a part of the differences"
             )
     return notes
 

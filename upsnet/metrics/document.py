@@ -1,14 +1,14 @@
-"""`metrics.json`: its sections, its format number, and short names of its headline numbers.
+"""`metrics.json`: its sections, its format number, and short names for its main scores.
 
 | section | what it measures |
 | --- | --- |
-| `panoptic` | PQ and what is reported beside it, of the panoptic map |
+| `panoptic` | PQ and related scores of the panoptic map |
 | `semantic` | mIoU of the semantic head's map |
 | `semantic_from_panoptic` | mIoU of the classes of the panoptic map |
 | `instance_ap` | AP of the list of instances, which may overlap |
 | `panoptic_ap` | AP of the things of the panoptic map |
 
-A section is null if it does not apply, or if the predictions lack what it needs. A number is null if there is nothing
+A section is null if it does not apply, or if the predictions lack the data for it. A number is null if there is nothing
 to score. `docs/metrics.schema.json` lists every key.
 """
 
@@ -22,8 +22,8 @@ from upsnet.metrics.semantic_iou import SemanticIoU
 from upsnet.metrics.slices import Attributes
 
 FORMAT = 2
-"""Files without a format number are of format 1. There, `semantic` and `instance` have two meanings: of a checkpoint
-they are `semantic` and `instance_ap`, of files they are `semantic_from_panoptic` and `panoptic_ap`."""
+"""A file without a format number has format 1. There, `semantic` and `instance` have two meanings. For a checkpoint,
+they are `semantic` and `instance_ap`. For prediction files, they are `semantic_from_panoptic` and `panoptic_ap`."""
 
 
 def compute_metrics(
@@ -33,14 +33,14 @@ def compute_metrics(
     panoptic_ap: InstanceAP | None = None,
     attributes: Attributes | None = None,
 ) -> dict[str, Any]:
-    """The contents of `metrics.json`, in percent; a section without a meter is None.
+    """Computes the contents of `metrics.json`, in percent; a section without a meter is None.
 
     Args:
-        panoptic: of the panoptic map, which `semantic_from_panoptic` is computed from, too.
-        semantic: of the semantic head.
-        instance_ap: of the list of instances.
-        panoptic_ap: of the things of the panoptic map.
-        attributes: of the images, for `panoptic.slices`.
+        panoptic: meter of the panoptic map; `semantic_from_panoptic` is computed from it, too.
+        semantic: meter of the semantic head.
+        instance_ap: meter of the list of instances.
+        panoptic_ap: meter of the things of the panoptic map.
+        attributes: attributes of the images, for `panoptic.slices`.
 
     Raises:
         ValueError: the attributes name none of the images.
@@ -60,10 +60,10 @@ def compute_metrics(
 
 
 def headlines(metrics: dict[str, Any]) -> dict[str, float | None]:
-    """The headline numbers of `metrics.json` under short names; None where there is nothing to score.
+    """The main scores of `metrics.json` under short names; None where there is nothing to score.
 
     Args:
-        metrics: the contents of the file. A section that is missing is treated as null.
+        metrics: the contents of the file. Sections other than `panoptic` may be missing.
     """
     values: dict[str, float | None] = {}
     if metrics["panoptic"] is not None:
@@ -83,7 +83,7 @@ def flat_metrics(metrics: dict[str, Any], *, per_class: bool = False) -> dict[st
 
     Args:
         metrics: the contents of the file, or what `evaluate_checkpoint` returned.
-        per_class: also give `pq/NAME`, `sq/NAME` and `rq/NAME` of each class.
+        per_class: also return `pq/NAME`, `sq/NAME` and `rq/NAME` of each class.
 
     Returns:
         `headlines`, then `pq_dagger`, `boundary_pq` if it was computed, and `pq_low` and `pq_high`, the ends of the

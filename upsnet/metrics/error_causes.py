@@ -101,8 +101,8 @@ def mended_pq(
     """What PQ would be if one cause were fixed, for each cause.
 
     A fixed true segment becomes a match with the mean IoU of its class's matches (of all matches if the class has
-    none), and a fixed prediction is gone. A class of which nothing is left drops out of the mean, as unseen classes do.
-    The gains do not add up.
+    none). A fixed prediction is removed. A class without remaining segments is left out of the mean, like a class that
+    does not occur. The gains of several causes cannot be added.
 
     Args:
         sums: float64 [C, 4, ...], sum of IoU, TP, FP, FN of each class (`image_scores.class_sums`).

@@ -62,14 +62,14 @@ def matched_classes(found: Matching, num_classes: int) -> npt.NDArray[np.int32]:
 
 @dataclass(frozen=True, slots=True)
 class ScoredSegments:
-    """The segments of an image that count: true segments that are no crowd, then spurious predictions.
+    """The scored segments of an image: true segments except crowds, then spurious predictions.
 
     Attributes:
         classes: int16 [k], semantic channels.
         areas: int32 [k], pixels.
-        ious: float64 [k], of the true segments that have a match; 0 for the others.
-        causes: int8 [k], codes of `error_causes.CAUSES`; `NO_ERROR` for matches.
-        num_true: how many are true segments.
+        ious: float64 [k], IoU of the matched true segments; 0 for the others.
+        causes: int8 [k], indices in `error_causes.CAUSES`; `NO_ERROR` for matches.
+        num_true: number of true segments.
     """
 
     classes: npt.NDArray[np.int16]
@@ -101,14 +101,14 @@ class ScoredSegments:
 
 @dataclass(frozen=True, slots=True)
 class ImageScores:
-    """What is kept of an image: its segments, and the sums of its own classes.
+    """The scores of an image: its segments, and the sums of the classes that occur in it.
 
     Attributes:
         channels: int16 [k], the classes that occur.
         sums: float64 [k, 4 or 8], `FIELDS`, and those by boundary where asked for.
         confused: int32, see `matched_classes`.
         cells, pixels: int32, see `class_pixels`.
-        segments: those that count.
+        segments: the scored segments.
         file_name: of the image, empty if it has none; size: (H, W).
     """
 
@@ -156,5 +156,5 @@ class ImageScores:
         return cls(channels, sums, confused, cells, pixels, ScoredSegments(*found[5:]))
 
     def named(self, file_name: str, size: tuple[int, ...]) -> ImageScores:
-        """The same with the name and the size (H, W) of the image."""
+        """Returns a copy with the name and the size (H, W) of the image."""
         return replace(self, file_name=file_name, size=(int(size[0]), int(size[1])))

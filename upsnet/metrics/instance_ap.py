@@ -123,9 +123,9 @@ class InstanceAP:
     def compute(self) -> dict[str, Any]:
         """A section of `metrics.json`, in percent: AP over IoU 0.50-0.95, AP50, AP75, by size, and AP of each class.
 
-        What has no true object is None. `ground_truth` says what the detections were compared with: "instances" if the
-        rows of an instance file were given, else "panoptic". Images are taken in the order of their ids, so that any
-        split over processes gives the same bits.
+        A score without true objects is None. `ground_truth` says what the detections were compared with: "instances" if
+        the rows of an instance file were given, else "panoptic". Images are taken in the order of their ids, so that
+        any split over processes gives the same bits.
         """
         images = [self.rows[key] for key in sorted(self.rows, key=str)]
         numbers = {image.image_id: number for number, image in enumerate(images, 1)}

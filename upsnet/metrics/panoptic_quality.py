@@ -4,7 +4,7 @@ Matching is in `matching.py`, the sums of an image in `image_scores.py`: PQ; PQ-
 stuff; Boundary PQ (`boundary.py`); intervals over the choice of images (`bootstrap.py`); PQ of parts of the data set
 (`slices.py`); which classes are confused.
 
-The meter scores maps in memory, of any program. Here, the prediction has the form of transformers'
+The meter scores maps in memory from any program. The prediction in this example has the form of transformers'
 `post_process_panoptic_segmentation`: a map of segment ids and a list of segments.
 
     import numpy as np
@@ -135,7 +135,7 @@ class PanopticQuality:
         self.rows[key] = ImageScores.of(found, self.categories, limit).named(file_name, truth_map.shape)
 
     def merge(self, others: list[dict[Any, ImageScores]]) -> None:
-        """Takes the `rows` of other processes, too."""
+        """Adds the `rows` of other processes."""
         for rows in others:
             self.rows.update(rows)
 
@@ -145,8 +145,8 @@ class PanopticQuality:
         `All`, `Things`, `Stuff` and `per_class`, where what has no segment to score is None; `pq_dagger`, the same
         groups and classes; `interval`, see `bootstrap.intervals`; `slices`, see `slices.slice_scores`; `boundary`, like
         the section itself, None unless asked for; `confusion`, true category id -> predicted category id -> number of
-        matched segments. Sums run in the order of the keys, so that any split of the images over processes gives the
-        same bits.
+        matched segments. Images are summed in the order of their keys, so that any split of the images over processes
+        gives the same bits.
 
         Args:
             attributes: of the images, for slices beside the built-in ones.

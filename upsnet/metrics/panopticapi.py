@@ -12,7 +12,7 @@ from typing import Any
 from upsnet.metrics.score_files import evaluate_files
 
 SHOWN = 10
-"""Contradictions in the files that are named in warnings."""
+"""Maximum number of contradictions in the files that get a warning of their own."""
 
 
 def pq_compute(
@@ -23,8 +23,8 @@ def pq_compute(
 ) -> dict[str, Any]:
     """Scores COCO-panoptic predictions against the ground truth, in as many processes as there are CPUs.
 
-    Where panopticapi stops because files contradict each other (a missing prediction, an id that is not in the JSON),
-    this function warns, and counts the segments as `upsnet evaluate` does. Nothing is printed.
+    panopticapi stops if files contradict each other (a missing prediction, an id that is not in the JSON). This
+    function warns instead, and counts the segments like `upsnet evaluate`. It prints nothing.
 
     Args:
         gt_json_file, pred_json_file: COCO-panoptic JSON files.
@@ -33,7 +33,7 @@ def pq_compute(
     Returns:
         `All`, `Things` and `Stuff`, each with `pq`, `sq`, `rq` (0 to 1) and the number of classes `n`; and `per_class`,
         which has `pq`, `sq` and `rq` for each category id. A class without a segment has 0, as in panopticapi, and is
-        left out of the means. A group without such classes has 0 and `n` 0.
+        left out of the means. If no class of a group has a segment, its scores and `n` are 0.
 
     Raises:
         FileNotFoundError, ValueError: a JSON or a folder is missing or unusable; the message names it.

@@ -1,15 +1,15 @@
-"""`per_image.json`: the scores and the segments of each image, from which other programs can compute everything else.
+"""`per_image.json`: the scores and the segments of each image. Other programs can compute all other scores from it.
 
 | key | content |
 | --- | --- |
-| `format` | 2; the list without a format number, which earlier versions wrote, is format 1 |
+| `format` | 2. Earlier versions wrote a list without a format number; it is called format 1 |
 | `categories` | id, name and isthing of each class |
-| `images` | one object for each image, a line each |
+| `images` | one object for each image, each on its own line |
 
 An image has `image_id`, `file_name`, `height`, `width`; its own `pq`, `sq`, `rq` (means over the `n` classes in it,
 percent, null if no segment counts), `tp`, `fp`, `fn`; and the segments behind them: `matched` with rows [category id,
-area, IoU], `missed` and `spurious` with rows [category id, area, cause of the error]. Areas are pixels of the true
-segment, for `spurious` of the prediction. Crowds are left out.
+area, IoU], `missed` and `spurious` with rows [category id, area, cause of the error]. An area is the number of pixels
+of the true segment; in `spurious`, of the prediction. Crowds are left out.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from upsnet.text import shown
 
 FORMAT = 2
 KINDS = (("matched", MATCHED), ("missed", MISSED), ("spurious", SPURIOUS))
-SCORES = ("pq", "sq", "rq", "n", "tp", "fp", "fn")
+LIMITS = {**dict.fromkeys(("pq", "sq", "rq"), 100), **dict.fromkeys(("n", "tp", "fp", "fn"), MAX_SIDE**2)}
+"""Scores and counts of an image, and the largest value of each."""
 
 
 def segment_lists(scores: ImageScores, categories: CategorySet) -> dict[str, list[list[Any]]]:
@@ -60,8 +61,8 @@ class Evaluation:
     """The images of an evaluation folder.
 
     Attributes:
-        folder: with `per_image.json`.
-        metrics: contents of `metrics.json`, None without the file.
+        folder: the folder, which contains `per_image.json`.
+        metrics: contents of `metrics.json`; None if there is no such file.
         rows: image id -> `pq`, `sq`, `rq`, `n`, `tp`, `fp`, `fn` of the image.
         facts: image id -> name and size; empty in format 1.
         categories: the classes; None in format 1.
@@ -94,17 +95,18 @@ def read_evaluation(folder: Path) -> Evaluation:
     path = folder / "per_image.json"
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path}: no such file, expected a folder that `upsnet evaluate --output {folder}` wrote for a model that "
-            "predicts panoptic"
+            f"{path}: no such file, expected a folder that `upsnet evaluate --output {folder}` wrote for panoptic "
+            "predictions"
         )
     document = read_json(path)
-    metrics = read_json(folder / "metrics.json") if (folder / "metrics.json").is_file() else None
-    if metrics is not None and not isinstance(metrics, dict):
-        raise ValueError(f"{folder / 'metrics.json'}: no object, expected what `upsnet evaluate` wrote")
+    has_metrics = (folder / "metrics.json").is_file()
+    metrics = read_json(folder / "metrics.json") if has_metrics else None
+    if has_metrics and not isinstance(metrics, dict):
+        raise ValueError(f"{folder / 'metrics.json'}: not a JSON object, expected a file that `upsnet evaluate` wrote")
     if isinstance(document, list):
         return Evaluation(folder, metrics, _scores(path, _rows(path, document)), {}, None, {})
     if not isinstance(document, dict) or "format" not in document:
-        raise ValueError(f"{path}: no format number, expected what `upsnet evaluate` wrote")
+        raise ValueError(f"{path}: no format number, expected a file that `upsnet evaluate` wrote")
     if document["format"] != FORMAT:
         raise ValueError(
             f"{path}: format {shown(document['format'])}, expected 1 to {FORMAT}; update upsnet to read it"
@@ -118,12 +120,12 @@ def read_evaluation(folder: Path) -> Evaluation:
 
 def _rows(path: Path, images: Any) -> dict[int | str, dict[str, Any]]:
     if not isinstance(images, list):
-        raise ValueError(f"{path}: no list of images, expected what `upsnet evaluate` wrote")
+        raise ValueError(f"{path}: no list of images, expected a file that `upsnet evaluate` wrote")
     found: dict[int | str, dict[str, Any]] = {}
     for position, row in enumerate(images):
         key = image_id(row.get("image_id")) if isinstance(row, dict) else None
-        if key is None or any(name not in row for name in SCORES):
-            raise ValueError(f"{path}: row {position} of the images lacks image_id or one of {', '.join(SCORES)}")
+        if key is None or any(name not in row for name in LIMITS):
+            raise ValueError(f"{path}: row {position} of `images` lacks image_id or one of {', '.join(LIMITS)}")
         if key in found:
             raise ValueError(f"{path}: image {shown(key)} appears twice, expected once")
         found[key] = row
@@ -131,12 +133,14 @@ def _rows(path: Path, images: Any) -> dict[int | str, dict[str, Any]]:
 
 
 def _scores(path: Path, rows: dict[int | str, dict[str, Any]]) -> dict[int | str, dict[str, float | None]]:
-    scores = {key: {name: number(row[name]) for name in SCORES} for key, row in rows.items()}
+    scores = {key: {name: number(row[name]) for name in LIMITS} for key, row in rows.items()}
     for key, own in scores.items():
         for name, value in own.items():
-            if value is None and rows[key][name] is not None:
+            is_sound = value is None if rows[key][name] is None else value is not None and 0 <= value <= LIMITS[name]
+            if not is_sound:
                 raise ValueError(
-                    f"{path}: image {shown(key)}: {name} is {shown(rows[key][name])}, expected a number or null"
+                    f"{path}: image {shown(key)}: {name} is {shown(rows[key][name])}, expected null or a number from 0 "
+                    f"to {LIMITS[name]}"
                 )
     return scores
 
@@ -146,7 +150,7 @@ def _facts(path: Path, key: int | str, row: dict[str, Any]) -> ImageFacts:
     if not isinstance(name, str) or height is None or width is None:
         raise ValueError(f"{path}: image {shown(key)} lacks file_name, height or width")
     if not (0 <= height <= MAX_SIDE and 0 <= width <= MAX_SIDE):
-        raise ValueError(f"{path}: image {shown(key)} has size {height} x {width}, expected up to {MAX_SIDE} a side")
+        raise ValueError(f"{path}: image {shown(key)} has size {height} x {width}, expected sides up to {MAX_SIDE}")
     return ImageFacts(key, name, (height, width))
 
 
@@ -171,6 +175,6 @@ def _segments(path: Path, key: int | str, row: dict[str, Any], categories: Categ
         is_sound = False
     if not is_sound:
         raise ValueError(
-            f"{path}: image {shown(key)} has an area or an IoU out of its range, expected pixels and 0 to 1"
+            f"{path}: image {shown(key)} has an area or an IoU out of range, expected a number of pixels, and 0 to 1"
         )
     return found

@@ -1,4 +1,4 @@
-"""The keys of `metrics.json` as types, from which `docs/metrics.schema.json` is written.
+"""The keys of `metrics.json` as types. The command below writes `docs/metrics.schema.json` from them.
 
 python -m upsnet.metrics.schema > docs/metrics.schema.json
 
@@ -31,12 +31,12 @@ class Group(_Section):
 
     pq: Percent = Field(description="panoptic quality: SQ x RQ of each class, then the mean")
     sq: Percent = Field(description="mean IoU of the matched segments")
-    rq: Percent = Field(description="F1 score of finding segments")
+    rq: Percent = Field(description="F1 score of the matching")
     n: Count = Field(description="classes that occur: with a true segment or a spurious prediction")
 
 
 class PanopticClass(_Section):
-    """PQ of a class and the sums behind it."""
+    """PQ of a class, and the sums from which it is computed."""
 
     name: str
     pq: Percent
@@ -58,7 +58,7 @@ class Groups(_Section):
 
 
 class Dagger(_Section):
-    """PQ-dagger (Porzi et al. 2019): stuff without a threshold of IoU."""
+    """PQ-dagger (Porzi et al. 2019): PQ without an IoU threshold for stuff."""
 
     All: Percent
     Things: Percent
@@ -77,7 +77,7 @@ class Ends(_Section):
 class Intervals(_Section):
     """Intervals of the bootstrap over the images."""
 
-    level: Literal[95] = Field(description="percent of the resamples inside")
+    level: Literal[95] = Field(description="percent of the resamples inside an interval")
     resamples: Count
     seed: Count
     All: Ends | None
@@ -87,7 +87,7 @@ class Intervals(_Section):
 
 
 class SliceIntervals(_Section):
-    """Intervals of a part of the data set, of the same bootstrap."""
+    """Intervals of a part of the data set, from the same bootstrap."""
 
     All: Ends | None
     Things: Ends | None
@@ -160,23 +160,23 @@ class Metrics(_Section):
     """`metrics.json` of an evaluation. A section that does not apply is null."""
 
     format: Literal[2]
-    panoptic: Panoptic | None = Field(description="PQ and what belongs to it, of the panoptic map")
+    panoptic: Panoptic | None = Field(description="PQ and related scores of the panoptic map")
     semantic: Semantic | None = Field(description="of the semantic head; null for prediction files")
-    semantic_from_panoptic: Semantic | None = Field(description="of the classes of the panoptic map; void is wrong")
+    semantic_from_panoptic: Semantic | None = Field(description="of the panoptic map; predicted void is wrong")
     instance_ap: AveragePrecision | None = Field(description="of the list of instances; null for prediction files")
-    panoptic_ap: AveragePrecision | None = Field(description="of the things of the panoptic map, which need scores")
-    iteration: Count | None = Field(default=None, description="written by a training: iteration of the evaluation")
+    panoptic_ap: AveragePrecision | None = Field(description="of the panoptic map; null unless all things have scores")
+    iteration: Count | None = Field(default=None, description="iteration of the evaluation, if training wrote the file")
 
 
 def check_metrics(document: dict[str, Any], *, source: str) -> None:
-    """Checks that a document is a `metrics.json` of today's format.
+    """Checks that a document is a `metrics.json` of the current format.
 
     Args:
         document: the contents of the file.
         source: the file, for the error.
 
     Raises:
-        ValueError: naming the first key that is missing, unknown or has another kind of value.
+        ValueError: a key is missing or unknown, or its value has the wrong type; the message names the key.
     """
     try:
         Metrics.model_validate(document, strict=True)

@@ -35,7 +35,7 @@ class FileScores(Generic[Report]):
         panoptic, panoptic_ap: the metrics; the latter is None where predictions carry no scores.
         problems: one line for each fault of a file, in the order of the images.
         report: what `score_files` was given to make, if anything.
-        attributes: of the images, for slices.
+        attributes: attributes of the images, for slices.
     """
 
     panoptic: PanopticQuality
@@ -101,7 +101,7 @@ def score_files(
         workers: processes; by default one per core. The result does not depend on it.
         report: makes an `ImageReport` for the classes, which then takes every image.
         image_dir: folder of the images that it draws on.
-        attributes: of the images, for slices.
+        attributes: attributes of the images, for slices.
         progress: show a bar.
 
     Raises:

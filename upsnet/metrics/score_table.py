@@ -1,8 +1,8 @@
-"""The scored segments of an evaluation as columns, and sums of them over groups and over resampled images.
+"""The scored segments of an evaluation as columns, and their sums over groups and over resampled images.
 
-`ScoreTable` holds one row for each true segment (crowds left out) and each spurious prediction. From it follow PQ, SQ
-and RQ of any subset of images or segments, and their bootstrap: the sums are linear in the number of times that each
-image is drawn.
+`ScoreTable` has one row for each true segment (without crowds) and each spurious prediction. PQ, SQ and RQ of any
+subset of images or segments are computed from it. A bootstrap resample multiplies the sums of each image by the number
+of times that it draws the image.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MATCHED, MISSED, SPURIOUS = range(3)
 """Outcomes of a segment: TP, FN and FP."""
 
 BLOCK = 250
-"""Resamples that are summed at a time."""
+"""Number of resamples that are summed together."""
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -32,16 +32,16 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """The segments of all images that count, E in number, in the order of the images.
+    """The E scored segments of all images, in the order of the images.
 
     Attributes:
         num_images: N.
-        image: int64 [E], number of the image, 0..N-1.
+        image: int64 [E], index of the image, 0..N-1.
         kind: int64 [E], semantic channel.
         area: int64 [E], pixels of the true segment, or of the spurious prediction.
         iou: float64 [E], 0 without a match.
         outcome: int64 [E], `MATCHED`, `MISSED` or `SPURIOUS`.
-        cause: int64 [E], code of `error_causes.CAUSES`, `NO_ERROR` for a match.
+        cause: int64 [E], index in `error_causes.CAUSES`, `NO_ERROR` for a match.
     """
 
     num_images: int
@@ -82,8 +82,8 @@ class Partition:
     Attributes:
         name: such as "object_size".
         labels: names of the G groups.
-        of_segments: whether `groups` says the group of each segment; otherwise that of each image.
-        groups: a function of the table that returns int64 [E] or [N], -1 for those in no group.
+        of_segments: True: segments are grouped. False: images are grouped.
+        groups: function of the table that returns the group of each segment or image, int64 [E] or [N]; -1: in none.
     """
 
     name: str
@@ -103,7 +103,7 @@ EVERYTHING = Partition("", ("",), True, lambda table: np.zeros(len(table.image),
 def partition_sums(
     table: ScoreTable, partition: Partition, num_classes: int, times: Floats | None = None
 ) -> npt.NDArray[np.float64]:
-    """Sums of the segments in each group, by class.
+    """Sums IoU, TP, FP and FN of the segments by group and class.
 
     Args:
         table: the segments.
@@ -187,14 +187,14 @@ def class_scores(sums: Floats) -> tuple[Floats, npt.NDArray[np.bool_]]:
 
 
 def drawn(num_images: int, resamples: int, seed: int) -> Iterator[Floats]:
-    """`bootstrap.draw_counts`, as float64 [N, up to `BLOCK`] at a time."""
+    """Yields the results of `bootstrap.draw_counts` in blocks, float64 [N, up to `BLOCK`]."""
     counts = draw_counts(num_images, resamples, seed)
     while rows := list(islice(counts, BLOCK)):
         yield np.array(rows, dtype=np.float64).T.copy()
 
 
 def percentiles(values: Floats, level: float) -> list[float] | None:
-    """The ends of the middle `level` percent of values [R], without NaN; None if all are NaN."""
+    """The ends of the middle `level` percent of values [R]. NaN is ignored; None if all values are NaN."""
     known = values[~np.isnan(values)]
     if not len(known):
         return None

@@ -7,13 +7,14 @@
 | `image_size` | pixels of the image, in millions (MP) |
 | others | columns of the file that the user gives (`read_attributes`) |
 
-For matched and missed segments, the size of the object is that of the true segment. For spurious predictions, it is
-their own.
+For matched and missed segments, `object_size` is the size of the true segment. For spurious predictions, it is the size
+of the prediction.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from upsnet.categories import CategorySet
+from upsnet.categories.category_set import MAX_NAME, is_name
 from upsnet.io.files import read_bytes
 from upsnet.metrics.bootstrap import FIELDS, LEVEL, RESAMPLES, SEED
 from upsnet.metrics.score_table import (
@@ -45,20 +47,20 @@ IMAGE_SIZE = (
     ("below 0.25 MP", "0.25 to 1 MP", "1 to 4 MP", "4 MP and more"),
     (250_000, 1_000_000, 4_000_000),
 )
-"""Name of an attribute, its values, and the first number of each value but the first."""
+"""Name of an attribute, its values, and the lowest number of each value except the first."""
 
 BUILT_IN = tuple(name for name, _, _ in (OBJECT_SIZE, CROWDING, IMAGE_SIZE))
 MAX_VALUES = 100
-"""Values of an attribute at most."""
+"""Maximum number of values of an attribute."""
 
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What places an image in slices and names it.
+    """Name and size of an image, from which its slices are found.
 
     Attributes:
         image_id: as in the data set.
-        file_name: empty if it has none.
+        file_name: empty if the image has none.
         size: (H, W).
     """
 
@@ -69,26 +71,28 @@ class ImageFacts:
 
 @dataclass(frozen=True)
 class Attributes:
-    """Attributes of images, as a CSV file gives them.
+    """Attributes of images from a CSV file.
 
     Attributes:
         path: the file.
-        values: attribute -> image (file name or id) -> value; an empty cell gives none.
+        images: the rows: file name or id -> number of the row.
+        values: attribute -> image (file name or id) -> value; empty cells are left out.
     """
 
     path: Path
+    images: dict[str, int]
     values: dict[str, dict[str, str]]
 
     def partitions(self, images: Sequence[ImageFacts]) -> list[Partition]:
-        """One partition of the images for each attribute.
+        """Groups the images by each attribute that has a value for one of them.
 
         Raises:
             ValueError: the file names none of the images.
         """
-        rows = next(iter(self.values.values()))
-        if images and not any(fact.file_name in rows or str(fact.image_id) in rows for fact in images):
+        if images and not any({fact.file_name, str(fact.image_id)} & self.images.keys() for fact in images):
+            own = next(iter(self.images))
             raise ValueError(
-                f"{self.path}: names none of the {len(images)} images: the first image is {shown(next(iter(rows)))} "
+                f"{self.path}: names none of the {len(images)} images: the first image is {shown(own)} "
                 f"here and {shown(images[0].file_name or images[0].image_id)} in the evaluation, expected file names "
                 "or image ids in the column `image`"
             )
@@ -98,7 +102,8 @@ class Attributes:
             labels = tuple(sorted({value for value in of_image if value}))
             code = {label: number for number, label in enumerate(labels)}
             groups = np.array([code[value] if value else -1 for value in of_image], dtype=np.int64)
-            found.append(Partition(name, labels, False, _always(groups)))
+            if labels:
+                found.append(Partition(name, labels, False, _always(groups)))
         return found
 
 
@@ -109,8 +114,8 @@ def read_attributes(path: Path) -> Attributes:
         FileNotFoundError, ValueError: no such file, or a column or a row cannot be used; the message names it.
     """
     try:
-        lines = read_bytes(path).decode("utf-8-sig").splitlines()
-        rows = list(csv.reader(lines, strict=True))
+        text = read_bytes(path).decode("utf-8-sig")
+        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file") from None
     except (UnicodeDecodeError, csv.Error) as error:
@@ -118,30 +123,37 @@ def read_attributes(path: Path) -> Attributes:
     head = [name.strip() for name in rows[0]] if rows else []
     names = [name for name in head if name != "image"]
     if head.count("image") != 1 or not names or not all(names) or len(set(names)) < len(names):
-        raise ValueError(f"{path}: columns {shown(head)}, expected `image` and at least one attribute, each once")
+        raise ValueError(f"{path}: columns {shown(head)}, expected `image` and at least one attribute, all different")
     if taken := [name for name in names if name in BUILT_IN]:
         raise ValueError(f"{path}: column {taken[0]} has the name of a built-in attribute, expected another name")
     at = head.index("image")
     values: dict[str, dict[str, str]] = {name: {} for name in names}
-    seen: set[str] = set()
+    images: dict[str, int] = {}
     for number, row in enumerate(rows[1:], 2):
         cells = [cell.strip() for cell in row]
         if not any(cells):
             continue
-        if len(cells) != len(head) or not cells[at]:
+        if len(cells) != len(head):
             raise ValueError(f"{path}: row {number} has {len(cells)} cells {shown(cells)}, expected {len(head)}")
-        if cells[at] in seen:
+        if not cells[at]:
+            raise ValueError(f"{path}: row {number}: the column `image` is empty, expected a file name or an image id")
+        if cells[at] in images:
             raise ValueError(f"{path}: row {number}: image {shown(cells[at])} appears twice, expected once")
-        seen.add(cells[at])
+        images[cells[at]] = number
         for name, cell in zip(head, cells, strict=True):
             if name != "image" and cell:
-                values[name][cells[at]] = cell
+                values[name][cells[at]] = " ".join(cell.split())
     for name, own in values.items():
         if len(found := set(own.values())) > MAX_VALUES:
             raise ValueError(f"{path}: column {name} has {len(found)} values, expected at most {MAX_VALUES}")
-    if not seen:
-        raise ValueError(f"{path}: no row below the head, expected one for each image")
-    return Attributes(path, values)
+        if odd := [text for text in (name, *sorted(found)) if not is_name(text)]:
+            raise ValueError(
+                f"{path}: column {shown(name)} has {shown(odd[0])}, expected names and values of 1 to {MAX_NAME} "
+                "printable characters"
+            )
+    if not images:
+        raise ValueError(f"{path}: no row below the header, expected one for each image")
+    return Attributes(path, images, values)
 
 
 def partitions_of(
@@ -150,10 +162,10 @@ def partitions_of(
     """The built-in partitions and those of a CSV file.
 
     Args:
-        table: the ground truth is that of its segments.
-        images: its images.
+        table: the segments; true things are counted for `crowding`.
+        images: the images of the table, in its order.
         categories: the classes.
-        attributes: of the images.
+        attributes: attributes of the images.
 
     Raises:
         ValueError: the file names none of the images.
@@ -173,7 +185,7 @@ def _by_number(attribute: tuple[str, tuple[str, ...], tuple[int, ...]], values: 
 
 
 def _always(groups: Ints) -> Callable[[ScoreTable], Ints]:
-    """Groups of images, which are the same for every table."""
+    """Returns a function for `Partition.groups` that gives these groups for every table."""
     return lambda _: groups
 
 
@@ -186,7 +198,7 @@ def slice_scores(
         table: the segments.
         partitions: the attributes.
         categories: the classes.
-        resamples: of the bootstrap over all images, as many and the same as for the interval of PQ.
+        resamples: number of bootstrap resamples. They draw the same images as those for the interval of PQ.
     """
     members = [count_members(table, partition) for partition in partitions]
     kept = [np.flatnonzero(images) for images, _ in members]
@@ -212,7 +224,10 @@ def slice_scores(
 
 
 def count_members(table: ScoreTable, partition: Partition) -> tuple[list[int], list[int]]:
-    """Images and true segments in each group; of a partition of segments, images that have one of them."""
+    """Counts the images and the true segments in each group.
+
+    If segments are grouped, an image counts in each group that has one of its segments.
+    """
     group, count = partition.of(table), len(partition.labels)
     true = group[(table.outcome != SPURIOUS) & (group >= 0)]
     pairs = partition.groups(table)

@@ -1,4 +1,4 @@
-"""Feature extractors: their interface, and the ResNet (He et al. 2016) of torchvision's blocks and state-dict names."""
+"""Feature extractors: their interface, and the ResNet (He et al. 2016) with torchvision's blocks and names."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from upsnet.models.layers import Conv2d, DeformableConv, make_norm, own_convolut
 
 
 class Backbone(nn.Module, ABC):
-    """A feature extractor of four stages, as both architectures and the optimiser know it.
+    """Interface of a feature extractor of four stages, for the architectures and the optimiser.
 
     Attributes:
         channels: of the four outputs.
-        frozen: modules that training leaves as they are; they stay in evaluation mode.
+        frozen: modules that training does not change; they stay in evaluation mode.
     """
 
     channels: list[int]
     frozen: list[nn.Module]
     norm_without_batch: str = "gn"
-    """Value of `model.backbone.norm` that needs no statistics of a batch, for error messages."""
+    """Value of `model.backbone.norm` that uses no batch statistics, for error messages."""
 
     exports_any_size: bool = True
     """Whether `torch.export` can trace it for images of any size in reasonable time."""
@@ -35,7 +35,7 @@ class Backbone(nn.Module, ABC):
     @property
     @abstractmethod
     def first_conv(self) -> nn.Conv2d:
-        """The first convolution. Images come in the memory format of its weights."""
+        """The first convolution. Images are converted to the memory format of its weights."""
 
     @abstractmethod
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -46,11 +46,11 @@ class Backbone(nn.Module, ABC):
         """All parameters in five lists: those before the first stage, and those of each stage."""
 
     def without_weight_decay(self) -> list[nn.Parameter]:
-        """Parameters of more than one dimension that weight decay would harm."""
+        """Parameters of more than one dimension that have no weight decay, such as position embeddings."""
         return []
 
     def train(self, mode: bool = True) -> Self:
-        """Sets the mode, with frozen parts kept in evaluation mode."""
+        """Sets the mode. Frozen modules stay in evaluation mode."""
         super().train(mode)
         for module in self.frozen:
             module.train(False)
@@ -58,7 +58,7 @@ class Backbone(nn.Module, ABC):
 
 
 def backbone_of(model: nn.Module) -> Backbone | None:
-    """The feature extractor within a model; None if it has none of this kind."""
+    """Finds the `Backbone` in a model; None if there is none."""
     return next((module for module in model.modules() if isinstance(module, Backbone)), None)
 
 

@@ -95,16 +95,16 @@ class PanopticModel(nn.Module, ABC):
         """
 
     def raw_of_views(self, views: Sequence[View], *, with_instances: bool = False) -> Any:
-        """As `raw`, on the base of several views of the same images (test-time augmentation).
+        """Like `raw`, with the average of several views of the same images (test-time augmentation).
 
-        With the base as its only view the result is that of `raw` bit for bit.
+        If the base is the only view, the result has the same bits as that of `raw`.
 
         Args:
             views: at least one.
             with_instances: as for `raw`.
 
         Raises:
-            ValueError: the architecture cannot join views.
+            ValueError: the architecture has no test-time augmentation.
         """
         raise ValueError(f"{type(self).__name__} has no test-time augmentation: it does not implement raw_of_views")
 

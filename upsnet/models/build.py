@@ -17,9 +17,9 @@ from upsnet.models.upsnet.official import OfficialResize
 
 
 def resolve(config: Config) -> Config:
-    """The config with the values that only the package of its backbone knows: mean and std of the pixels.
+    """Fills in mean and standard deviation of the pixels, if only timm knows them.
 
-    Training writes the result into its checkpoints, so that these do not depend on the version of timm.
+    Training stores the result in its checkpoints, so that they do not depend on the version of timm.
 
     Raises:
         ValueError: timm is not installed, or has no such model.
@@ -41,7 +41,7 @@ def build_model(
         config: the run.
         categories: the classes.
         pretrained: load `model.backbone.weights` (not needed when a checkpoint follows).
-        tell: called with a line that says which of these weights were taken.
+        tell: called with a line that says which weights were loaded.
 
     Raises:
         ValueError: the classes cannot feed the chosen heads, random weights would be frozen, or timm has no such
@@ -74,7 +74,7 @@ def build_model(
 
 
 def _keep_own_options(model: PanopticModel, section: BackboneConfig | TimmBackboneConfig) -> None:
-    """Removes the overrides of `memory_options` whose key only another kind of backbone has."""
+    """Removes the overrides from `memory_options` whose key the section of this backbone does not have."""
     keys = {f"model.backbone.{name}" for name in type(section).model_fields}
     names = {option: option.partition("=")[0] for option in model.memory_options}
     model.memory_options = tuple(

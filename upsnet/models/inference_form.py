@@ -44,32 +44,32 @@ def fold_norms(model: Model) -> Model:
 
 @torch.no_grad()
 def _fold_observed(backbone: TimmBackbone) -> None:
-    """Folds the batch norms of a model of timm into the convolutions whose result they take in a forward pass.
+    """Folds the batch norms of a model of timm into the convolutions before them.
 
-    The names in timm's models do not tell which norm follows which convolution. Therefore the pairs are observed, and
-    the folded copy takes the place of the model only if both give the same features.
+    The names in timm's models do not tell which norm follows which convolution. A forward pass shows the pairs. The
+    folded copy replaces the model only if both give the same features.
     """
     folded = copy.deepcopy(backbone.net)
     image = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0)).to(next(folded.parameters()))
     expected = backbone(image)
     for conv, norm in _observed_pairs(folded, image):
         folded.set_submodule(conv, fuse_conv_bn_eval(folded.get_submodule(conv), folded.get_submodule(norm)))
-        # timm's batch norms contain what follows them.
+        # timm's batch norms contain the dropout and the activation that follow them.
         rest = [getattr(folded.get_submodule(norm), name, nn.Identity()) for name in ("drop", "act")]
         folded.set_submodule(norm, nn.Sequential(*(part for part in rest if not isinstance(part, nn.Identity))))
     original, backbone.net = backbone.net, folded
     found = backbone(image)
-    if any((a - b).abs().max() > 1e-3 * b.abs().max() for a, b in zip(found, expected, strict=True)):
+    if not all((a - b).abs().max() <= 1e-3 * b.abs().max() for a, b in zip(found, expected, strict=True)):
         backbone.net = original
 
 
 def _observed_pairs(net: nn.Module, image: Tensor) -> list[tuple[str, str]]:
-    """Names of the convolutions and batch norms of which the second takes the result of the first.
+    """Finds pairs of a convolution and the batch norm that takes its result; returns their names.
 
-    Each of them runs once in a forward pass.
+    Both run exactly once in a forward pass.
     """
     producers: dict[int, str] = {}
-    results: list[Tensor] = []  # kept, so that no two have the same id
+    results: list[Tensor] = []  # keeps the tensors alive, so that no two have the same id
     calls: Counter[str] = Counter()
     pairs = []
 

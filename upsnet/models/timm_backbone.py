@@ -1,4 +1,4 @@
-"""Models of the package timm as feature extractors. The package is optional, and is imported when a model is built."""
+"""Feature extractors from the package timm. timm is optional and imported only when such a model is built."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ from upsnet.models.backbone import Backbone
 from upsnet.text import first_line
 
 EXAMPLES = "timm/convnext_tiny, timm/resnet50d or timm/tf_efficientnet_lite0"
-"""Names that error messages propose."""
+"""Model names that error messages propose."""
 PROBE_SIZE = (64, 96)
-"""(H, W) of the input on which the sizes of the maps of a new model are measured."""
+"""(H, W) of the image on which a new model is run once, to check the sizes of its feature maps."""
 
 
 TAKE_ONE_SIZE = ("swin_", "swinv2_")
-"""Beginnings of the names of models that refuse images of another size than in their training unless told not to."""
+"""Prefixes of models that accept only the image size of their training, unless `strict_img_size` is False."""
 
 
 class TimmBackbone(Backbone):
     """A hierarchical model of timm without its classifier.
 
-    The weights are random; `models.pretrained.timm_weights` fills them. Dropout and stochastic depth are off, because
-    they draw random numbers that a resumed run would not repeat.
+    The weights are random until `models.pretrained.timm_weights` loads others. Dropout and stochastic depth are off,
+    because a resumed run would draw other random numbers.
 
     Args:
         config: `model.backbone`; `weights` is not used here.
-        remainder: images have sizes of 32 n + `remainder`, which is 0 or 1.
+        remainder: 0 or 1; height and width of the images are 32 n + `remainder`.
 
     Attributes:
-        name, output_stride: of the config.
-        net: timm's feature extractor, which gives maps of at least four strides.
-        levels: the number of the maps of `net` that are res2..res5.
+        name, output_stride: as in the config.
+        net: timm's feature extractor. It returns maps of at least four strides.
+        levels: indices of res2..res5 among the maps of `net`.
 
     Raises:
-        ValueError: timm is not installed, has no model of this name, or the model gives no maps of strides 4 to
-            `output_stride`.
+        ValueError: timm is not installed, timm has no model of this name, or the model does not return maps of the
+            strides 4 to `output_stride`.
     """
 
     def __init__(self, config: TimmBackboneConfig, remainder: int = 0) -> None:
@@ -76,17 +76,17 @@ class TimmBackbone(Backbone):
 
     @torch.no_grad()
     def _require_maps(self, remainder: int) -> None:
-        """Checks the sizes of the maps of a small image, because timm's description of a model may not be right."""
+        """Checks the sizes of the maps of a small image, because timm's description of a model may be wrong."""
         height, width = (side + remainder for side in PROBE_SIZE)
         where = f"model.backbone.name={self.name}: "
         was_training = self.training
-        self.eval()  # batch norms that learn would take statistics from this image
+        self.eval()  # in training mode, this image would change the statistics of batch norms
         try:
             maps = self(torch.zeros(1, 3, height, width))
-        except Exception as error:  # timm's models raise many kinds
+        except Exception as error:  # timm's models raise exceptions of many types
             raise ValueError(
-                f"{where}the model cannot take images of {height}x{width} ({first_line(error)}), expected one that "
-                f"takes images of any size, such as {EXAMPLES}"
+                f"{where}the model fails on an image of {height}x{width} ({first_line(error)}), expected a model that "
+                f"accepts images of any size, such as {EXAMPLES}"
             ) from None
         self.train(was_training)
         expected = [tuple(side // stride + remainder for side in PROBE_SIZE) for stride in _strides(self.output_stride)]
@@ -107,7 +107,8 @@ class TimmBackbone(Backbone):
         """As `Backbone.parts`.
 
         Raises:
-            ValueError: the stages of the model do not follow one another.
+            ValueError: the parameters cannot be assigned to stages, because the model does not register the stages in
+                their order.
         """
         parts: list[list[nn.Parameter]] = [[] for _ in range(5)]
         for parameter, part in zip(self.net.parameters(), self._part_of_parameters(), strict=True):
@@ -115,16 +116,16 @@ class TimmBackbone(Backbone):
         return parts
 
     def without_weight_decay(self) -> list[nn.Parameter]:
-        """The parameters that timm's model names in `no_weight_decay`, such as tables of positions."""
+        """The parameters that `no_weight_decay` of timm's model lists, such as position embeddings."""
         full = full_model(self.name)
         names = full.no_weight_decay() if hasattr(full, "no_weight_decay") else ()
         wanted = {plain_name(name) for name in names}
         return [parameter for name, parameter in self.net.named_parameters() if plain_name(name) in wanted]
 
     def _part_of_parameters(self) -> list[int]:
-        """The part of each parameter of `net`: 0 before the first stage, n in stage n.
+        """Index of the part of each parameter of `net`: 0 before the first stage, n in stage n.
 
-        timm names the module that ends each stage, and registers modules in the order of their use.
+        timm gives the name of the last module of each stage, and registers modules in the order of their use.
         """
         names = [f"{plain_name(name)}_" for name, _ in self.net.named_parameters()]
         modules = [self.net.feature_info.module_name()[level] for level in self.levels]
@@ -132,14 +133,14 @@ class TimmBackbone(Backbone):
         ends = [max(places, default=-1) for places in found]
         if min(ends) < 0 or ends != sorted(set(ends)):
             raise ValueError(
-                f"model.backbone.name={self.name}: the stages of this model do not follow one another, so that "
-                "model.backbone.freeze_at must be 0 and train.layer_decay 1"
+                f"model.backbone.name={self.name}: the parameters of this model cannot be assigned to stages; set "
+                "model.backbone.freeze_at=0 and train.layer_decay=1"
             )
         start = min(found[0])
         return [0 if i < start else min(4, 1 + sum(i > end for end in ends)) for i in range(len(names))]
 
     def _freeze(self, config: TimmBackboneConfig) -> None:
-        """Freezes the first parts, and batch norms if wanted; `frozen` is every module of which nothing learns."""
+        """Freezes the first parts, and batch norms with `frozen_bn`; lists all modules without training in `frozen`."""
         norms = [module for module in self.net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         norms = norms if config.norm == "frozen_bn" else []
         for norm in norms:
@@ -153,10 +154,10 @@ class TimmBackbone(Backbone):
 
 
 def import_timm() -> Any:
-    """The package timm.
+    """Imports timm and returns the module.
 
     Raises:
-        ValueError: it is not installed.
+        ValueError: timm is not installed.
     """
     try:
         import timm
@@ -168,32 +169,35 @@ def import_timm() -> Any:
 
 
 def full_model(name: str, *, pretrained: bool = False) -> Any:
-    """timm's whole model, with its classifier, under timm's parameter names.
+    """Creates timm's complete model, with its classifier and timm's parameter names.
 
     Args:
         name: `model.backbone.name`.
-        pretrained: with the weights that timm downloads; otherwise random.
+        pretrained: timm downloads and loads its weights; otherwise the weights are random.
 
     Raises:
-        Exception: of any kind, from the download.
+        Exception: the download failed; timm raises exceptions of many types.
     """
     with torch.random.fork_rng(devices=[]):
         return import_timm().create_model(known_name(name), pretrained=pretrained)
 
 
 def plain_name(name: str) -> str:
-    """A parameter's name that is the same in timm's whole model and in its feature extractors, which rename modules."""
+    """Returns a parameter name that is equal in timm's complete model and in its feature extractor.
+
+    timm's feature extractors rename modules.
+    """
     return name.removeprefix("model.").removeprefix("body.").replace(".", "_")
 
 
 def known_name(name: str) -> str:
-    """timm's name of a model.
+    """Checks a model name and returns it as timm knows it, without `timm/`.
 
     Args:
         name: `model.backbone.name`.
 
     Raises:
-        ValueError: timm has no such model, or no such weights of it; the message lists the nearest names.
+        ValueError: timm has no such model or no such pretrained weights; the message lists similar names.
     """
     timm = import_timm()
     own = name.removeprefix(TimmBackboneConfig.prefix)
@@ -226,7 +230,7 @@ def pixel_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def _build(config: TimmBackboneConfig) -> tuple[Any, list[int]]:
-    """timm's feature extractor, and which of its maps are res2..res5."""
+    """Creates timm's feature extractor, and finds the indices of res2..res5 among its maps."""
     name = known_name(config.name)
     options: dict[str, Any] = {"features_only": True}
     if config.output_stride != 32:
@@ -242,12 +246,12 @@ def _build(config: TimmBackboneConfig) -> tuple[Any, list[int]]:
     try:
         net = import_timm().create_model(name, **options)
         found = net.feature_info.reduction()
-    except Exception as error:  # timm raises many kinds
-        raise ValueError(f"{where}: timm cannot make it so ({first_line(error)}), {wanted}; {remedy}") from None
+    except Exception as error:  # timm raises exceptions of many types
+        raise ValueError(f"{where}: timm cannot create it ({first_line(error)}), {wanted}; {remedy}") from None
     levels = _levels(found, strides)
     if levels is None:
-        raise ValueError(f"{where}: gives maps of strides {', '.join(map(str, found))}, {wanted}; {remedy}")
-    if levels[-1] != len(found) - 1:  # layers behind res5 would be computed for nothing
+        raise ValueError(f"{where}: the model has maps of strides {', '.join(map(str, found))}, {wanted}; {remedy}")
+    if levels[-1] != len(found) - 1:  # leaves out the layers after res5, because nothing uses their result
         net, levels = import_timm().create_model(name, **options, out_indices=levels), [0, 1, 2, 3]
     return net, levels
 
@@ -257,7 +261,7 @@ def _strides(output_stride: int) -> list[int]:
 
 
 def _levels(found: Sequence[int], wanted: Sequence[int]) -> list[int] | None:
-    """The places of the wanted strides among those found, each as late as possible; None: one is not there."""
+    """Indices of the wanted strides in `found`, each the last possible one; None if a stride is missing."""
     levels: list[int] = []
     end = len(found)
     for stride in reversed(wanted):
@@ -279,14 +283,14 @@ def _remove_randomness(net: nn.Module) -> None:
 
 
 def _fix_padding(net: nn.Module, remainder: int) -> None:
-    """Makes the padding of TensorFlow's layers (`same`) independent of the size of the image.
+    """Replaces TensorFlow's `same` padding by a constant padding.
 
-    timm computes it from the size of each map, in a way that `torch.export` cannot follow in reasonable time. For the
-    sizes that this project uses it is constant.
+    timm computes the padding from the size of each map, and `torch.export` cannot trace this in reasonable time. For
+    image sizes of 32 n + `remainder` the padding is constant.
 
     Args:
-        net: changed in place; the names of its parameters stay.
-        remainder: as `TimmBackbone`.
+        net: changed in place; the names of its parameters do not change.
+        remainder: as for `TimmBackbone`.
     """
     from timm.layers import Conv2dSame
     from timm.layers.pool2d_same import AvgPool2dSame, MaxPool2dSame
@@ -312,12 +316,12 @@ def _fix_padding(net: nn.Module, remainder: int) -> None:
         padding: list[int] = []
         for kernel, stride, step in zip(layer.kernel_size, layer.stride, dilation, strict=True):
             total = max(0, (kernel - 1) * step + 1 - (1 if remainder else stride))
-            padding = [total // 2, total - total // 2, *padding]  # of the last dimension first
+            padding = [total // 2, total - total // 2, *padding]  # F.pad takes the last dimension first
         value = -math.inf if isinstance(layer, MaxPool2dSame) else 0.0
         fixed.register_forward_pre_hook(partial(_pad, padding, value))
         net.set_submodule(name, fixed)
 
 
 def _pad(padding: list[int], value: float, module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
-    """A hook before a layer that pads its input."""
+    """Pads the input of a layer (a forward pre-hook)."""
     return F.pad(inputs[0], padding, value=value)

@@ -1,7 +1,7 @@
-"""Views of an image for test-time augmentation: the same image at other scales, and mirrored.
+"""Views of an image for test-time augmentation: the image at several scales, and mirrored.
 
-Every view of a batch lies on one base, the network input of the plain prediction. `View` converts boxes, masks and maps
-between a view and the base.
+The base is the network input of a prediction without augmentation. `View` converts boxes, masks and maps between a view
+and the base. All views of a batch have the same base.
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ from upsnet.ops.sizes import InputForm, Size
 MAX_SCALES = 16
 SCALE_LIMITS = (0.1, 10.0)
 GRID = 4
-"""Network-input pixels per cell of the finest maps. Views that are mirrored too have sizes of whole cells, so that the
-cells of the image and of its mirror image coincide."""
+"""Network-input pixels per cell of the finest maps. With mirroring, the size of a view is a whole number of cells, so
+that the cells of an image and of its mirror image coincide."""
 
 
 @dataclass(frozen=True)
 class ViewPlan:
-    """Which views a prediction averages.
+    """The views whose predictions are averaged.
 
     Args:
-        scales: factors on the size of the network input; each gives a view.
-        flip: also the mirror image (left and right) of each view.
+        scales: factors on the size of the network input, one for each view.
+        flip: also use the mirror image (left and right) of each view.
 
     Raises:
-        ValueError: no scale, a scale twice, too many scales, or a scale outside 0.1..10.
+        ValueError: there is no scale, a scale appears twice, there are more than `MAX_SCALES`, or a scale is outside
+            `SCALE_LIMITS`.
     """
 
     scales: tuple[float, ...] = (1.0,)
@@ -44,18 +45,18 @@ class ViewPlan:
         if not self.scales or not all(math.isfinite(s) and low <= s <= high for s in self.scales):
             raise ValueError(f"scales of the views: {found}, expected numbers from {low:g} to {high:g}")
         if len(set(self.scales)) != len(self.scales) or len(self.scales) > MAX_SCALES:
-            raise ValueError(f"scales of the views: {found}, expected at most {MAX_SCALES}, each once")
+            raise ValueError(f"scales of the views: {found}, expected at most {MAX_SCALES} different numbers")
 
     def __str__(self) -> str:
         scales = ", ".join(f"{scale:g}" for scale in self.scales)
         return f"scales {scales}, mirrored too" if self.flip else f"scales {scales}"
 
     def sizes(self, base: Size, form: InputForm) -> list[Size]:
-        """(H, W) of each scale's view of an image whose network input has the size `base`."""
+        """(H, W) of the view at each scale, for an image whose base has the size `base`."""
         return [self._fit((base[0] * scale, base[1] * scale), form) for scale in self.scales]
 
     def base_size(self, size: Size, form: InputForm) -> Size:
-        """(H, W) of the base of an image whose plain network input has `size`."""
+        """(H, W) of the base, for an image whose network input without augmentation has `size`."""
         return self._fit(size, form)
 
     def _fit(self, size: tuple[float, float], form: InputForm) -> Size:
@@ -73,8 +74,8 @@ class View:
     Attributes:
         images: [B, 3, H, W] as `PanopticModel.raw` takes them, mirrored if `is_flipped`.
         image_sizes: int64 [B, 2], (H, W) of the valid part of each image.
-        sizes: the same on the host.
-        base_sizes: (H, W) of the valid part of each image in the base, on the host.
+        sizes: the same numbers in host memory.
+        base_sizes: (H, W) of the valid part of each image in the base, in host memory.
         base_input: (H, W) of the padded base.
         is_flipped: left and right are exchanged.
     """
@@ -88,7 +89,7 @@ class View:
 
     @property
     def is_base(self) -> bool:
-        """The view is the base itself."""
+        """Whether the view is the base itself."""
         return not self.is_flipped and self._input_size == self.base_input and list(self.sizes) == list(self.base_sizes)
 
     @property
@@ -96,7 +97,7 @@ class View:
         return self.images.shape[2], self.images.shape[3]
 
     def flipped(self) -> View:
-        """The same view, mirrored; the padding stays at the right."""
+        """Returns the mirror image of the view. The padding stays at the right."""
         width = self.images.shape[3]
         column = torch.arange(width, device=self.images.device)
         mirrored = self.image_sizes[:, 1:] - 1 - column
@@ -105,7 +106,7 @@ class View:
         return View(images, self.image_sizes, self.sizes, self.base_sizes, self.base_input, not self.is_flipped)
 
     def ratios(self) -> list[tuple[float, float]]:
-        """By how much a length along y and x grows from the view to the base, for each image."""
+        """Factors (y, x) that convert lengths in the view to lengths in the base, for each image."""
         return [(base[0] / own[0], base[1] / own[1]) for own, base in zip(self.sizes, self.base_sizes, strict=True)]
 
     def boxes_to_base(self, boxes: Tensor) -> Tensor:
@@ -119,19 +120,19 @@ class View:
         return self._mirrored(boxes, widths) / factors
 
     def masks_to_base(self, masks: Tensor) -> Tensor:
-        """Masks [..., M, M] of boxes in the view -> of the same boxes in the base."""
+        """Masks [..., M, M] of boxes in the view -> masks of the same boxes in the base."""
         return masks.flip(-1) if self.is_flipped else masks
 
     def maps_to_base(self, maps: Tensor, *, align_corners: bool = False) -> Tensor:
         """Resamples maps linearly onto the cells of the base.
 
         Args:
-            maps: float [B, C, h, w] of the padded view: h and w are 1/4 of the input, rounded as the architecture does.
-            align_corners: the centres of the corner cells are the centres of the input's corner pixels; else the edges
-                of the maps are the edges of the input.
+            maps: float [B, C, h, w] of the padded view: h and w are 1/4 of the input, rounded as in the architecture.
+            align_corners: True: the centres of the corner cells are the centres of the input's corner pixels. False:
+                the edges of the maps are the edges of the input.
 
         Returns:
-            float32 [B, C, h', w'] on the base. Cells beyond the image repeat its last cells.
+            float32 [B, C, h', w'] on the base. Cells in the padding repeat the last cells of the image.
         """
         maps = maps.float()
         if self.is_base:
@@ -146,13 +147,13 @@ class View:
         return result
 
     def offsets_to_base(self, offsets: Tensor, *, align_corners: bool = False) -> Tensor:
-        """As `maps_to_base`, for vectors (dy, dx) [B, 2, h, w] in cells of the view -> in cells of the base."""
+        """Like `maps_to_base`, for vectors (dy, dx) [B, 2, h, w] in cells of the view -> in cells of the base."""
         rows = [(y, -x if self.is_flipped else x) for y, x in self.ratios()]
         factors = offsets.new_tensor(rows, dtype=torch.float32)[..., None, None]
         return self.maps_to_base(offsets, align_corners=align_corners) * factors
 
     def _axis(self, axis: int, image: int, maps: Tensor, base_cells: int, align_corners: bool) -> Axis:
-        """Where the cells of the base lie between those of the view; computed on the host in float64."""
+        """The positions of the base's cells between the view's cells, computed on the host in float64."""
         cells, pixels, valid = maps.shape[2 + axis], self._input_size[axis], self.sizes[image][axis]
         base_pixels, base_valid = self.base_input[axis], self.base_sizes[image][axis]
         index = torch.arange(base_cells, dtype=torch.float64)
@@ -168,7 +169,7 @@ class View:
             position, last = pixel * per_pixel, (valid - 1) * per_pixel
         else:
             position, last = (pixel + 0.5) * (cells / pixels) - 0.5, valid * cells / pixels - 1
-        # Rounded, so that a cell that coincides with another up to float64 gets all of its value.
+        # Rounding removes float64 errors: where two cells coincide, the weight of the next cell is exactly 0.
         position = position.clamp(0, min(math.ceil(last - 1e-9), cells - 1)).mul(2**20).round().div(2**20)
         low = position.floor()
         high = (low + 1).clamp(max=cells - 1)

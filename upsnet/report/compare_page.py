@@ -1,4 +1,4 @@
-"""The page of `upsnet compare`: one HTML file that needs nothing else, in the style of the report.
+"""The page of `upsnet compare`: one HTML file without other files, in the style of the report.
 
 upsnet compare A B --output out --gt panoptic_val.json --images val     # out/compare.html
 """
@@ -15,12 +15,12 @@ from upsnet.report.html import DASH, cell, css, number, plural, section, swatch,
 from upsnet.report.page import Identity, fill_template, identity_section
 
 MAX_ROWS = 50
-"""Images in the table of losses, and in that of gains."""
+"""Maximum number of rows in the table of losses, and in the table of gains."""
 
 VERDICTS = {
     "better": "B is better: the whole interval of the difference of PQ is above 0.",
     "worse": "B is worse: the whole interval of the difference of PQ is below 0.",
-    "not shown": "No difference is shown: the interval of the difference of PQ holds 0, or there is none.",
+    "not shown": "No difference is shown: the interval of the difference of PQ contains 0, or there is no interval.",
 }
 PARTS = (
     ("overview", "Overview"),
@@ -36,11 +36,11 @@ _INTERVAL = ("95 % interval",)
 def render_comparison(
     results: Sequence[dict[str, Any]], pictures: Sequence[Mapping[Any, Mapping[str, bytes]]], identity: Identity
 ) -> str:
-    """The page.
+    """Renders the page as HTML.
 
     Args:
-        results: of `metrics.comparison.compare`, one for each side that is compared with A.
-        pictures: for each of them, image id -> JPEG files by name.
+        results: results of `metrics.comparison.compare`, one for each side that is compared with A.
+        pictures: for each result, image id -> name of the panel -> JPEG file.
         identity: what was compared.
     """
     parts, links = [], []
@@ -74,15 +74,15 @@ def ends(interval: Sequence[float] | None, digits: int = 2) -> str:
     return "" if interval is None else f"{interval[0]:+.{digits}f} to {interval[1]:+.{digits}f}"
 
 
-def _kind(score: dict[str, Any]) -> str:
-    """Class of the mark of a difference: whether its interval is above or below 0."""
+def _kind(score: dict[str, Any], is_cost: bool) -> str:
+    """CSS class of a difference whose interval excludes 0: `gain` if B is better, else `loss`; otherwise `same`."""
     interval = score["interval"]
     if interval is None or interval[0] <= 0 <= interval[1]:
         return "same"
-    return "gain" if interval[0] > 0 else "loss"
+    return "gain" if (interval[0] > 0) != is_cost else "loss"
 
 
-def _delta(score: dict[str, Any], limit: float) -> str:
+def _delta(score: dict[str, Any], limit: float, is_cost: bool = False) -> str:
     """A bar from 0 to the difference with the interval as a whisker, on a scale from -limit to limit."""
 
     def place(value: float) -> float:
@@ -95,18 +95,18 @@ def _delta(score: dict[str, Any], limit: float) -> str:
     if score["interval"] is not None:
         left, right = map(place, score["interval"])
         whisker = f'<b style="left:{left:.2f}%;width:{max(right - left, 0.5):.2f}%"></b>'
-    bar = f'<i class="{_kind(score)}" style="left:{low:.2f}%;width:{high - low:.2f}%"></i>'
+    bar = f'<i class="{_kind(score, is_cost)}" style="left:{low:.2f}%;width:{high - low:.2f}%"></i>'
     return f'<span class="delta" aria-hidden="true">{bar}{whisker}</span>'
 
 
 def _limit(scores: Sequence[dict[str, Any]]) -> float:
-    """The end of the scale of the bars: the largest difference, or end of an interval."""
+    """The end of the scale of the bars: the largest absolute value of the differences and the ends of intervals."""
     values = [abs(value) for s in scores for value in (s["difference"], *(s["interval"] or ())) if value is not None]
     return max(values, default=0.0) or 1.0
 
 
-def _difference_cells(score: dict[str, Any], limit: float) -> str:
-    """Cells of A, B, the difference with its bar, and the interval."""
+def _difference_cells(score: dict[str, Any], limit: float, is_cost: bool = False) -> str:
+    """Cells of A, B, the difference with its bar, and the interval. `is_cost`: a smaller value is better."""
     numbers = "".join(
         f'<td class="num" data-value="{-1.0 if score[side] is None else score[side]!r}">{number(score[side])}</td>'
         for side in ("a", "b")
@@ -116,7 +116,7 @@ def _difference_cells(score: dict[str, Any], limit: float) -> str:
         return f'{numbers}<td class="pq" data-value="0">{DASH}</td><td class="text muted" data-value="0"></td>'
     low = score["interval"][0] if score["interval"] else 0.0
     return (
-        f"{numbers}{cell(value, signed(value), extra=_delta(score, limit), kind='pq')}"
+        f"{numbers}{cell(value, signed(value), extra=_delta(score, limit, is_cost), kind='pq')}"
         f'<td class="text muted" data-value="{low!r}">{ends(score["interval"])}</td>'
     )
 
@@ -157,12 +157,12 @@ def _overview(result: dict[str, Any], prefix: str) -> str:
         else ""
     )
     notes = "".join(f"<li>{escape(line)}</li>" for line in result["notes"])
-    seeds = ", and the effect of other seeds" if len(result["a"]) + len(result["b"]) > 2 else ""
+    seeds = "; they also contain the effect of other seeds" if len(result["a"]) + len(result["b"]) > 2 else ""
     sides = "".join(f'<p class="muted side">{side.upper()}: {escape(", ".join(result[side]))}</p>' for side in "ab")
     method = (
-        '<p class="muted" style="margin-top:12px">In percent; a difference is B less A. Intervals: the middle 95 % of '
-        f"the differences over resampled images, the same images for both sides{seeds}. Of twenty classes that did not "
-        "change, one has an interval without 0 by chance.</p>"
+        '<p class="muted" style="margin-top:12px">Scores are in percent. Differences are B - A. Intervals are the '
+        "middle 95 % of the differences over resampled images, the same images for both sides"
+        f"{seeds}. By chance, one of twenty classes that did not change has an interval without 0.</p>"
     )
     return section(
         f"{prefix}overview",
@@ -231,7 +231,7 @@ def _causes(result: dict[str, Any], prefix: str) -> str:
             f'<tr><th scope="row">{swatch(css(name))}{name}</th>{counts}'
             f"{cell(errors['difference'], signed(errors['difference'], 0))}"
             f'<td class="text muted">{ends(errors["interval"], 0)}</td>'
-            f"{_difference_cells({**lost, 'interval': lost['interval']}, limit)}</tr>"
+            f"{_difference_cells(lost, limit, is_cost=True)}</tr>"
         )
     head = (
         "Cause",
@@ -239,14 +239,14 @@ def _causes(result: dict[str, Any], prefix: str) -> str:
         "Errors B",
         "More errors",
         "95 % interval",
-        "Costs A, PQ",
-        "Costs B, PQ",
-        "Costs more",
+        "Cost in A, PQ",
+        "Cost in B, PQ",
+        "Difference of cost",
         "Interval",
     )
     note = (
-        '<p class="muted">Errors: missed true segments and spurious predictions. A cause costs what PQ would gain if '
-        "all its errors were fixed; above 0 means that it costs B more.</p>"
+        '<p class="muted">Errors are missed true segments and spurious predictions. The cost of a cause is what PQ '
+        "would gain if all its errors were fixed. A difference above 0 means that the cause costs B more.</p>"
     )
     listed = table(
         f"{prefix}cause-table", "Errors by cause", head, rows, text=("95 % interval", "Interval"), sortable=False
@@ -265,8 +265,9 @@ def _images(result: dict[str, Any], pictures: Mapping[Any, Mapping[str, bytes]],
     by_id = {row["image_id"]: row for row in changes}
     shots = "".join(_shot(by_id[key], panels) for key, panels in pictures.items())
     note = (
-        '<p class="muted">The largest loss first. Errors: coloured pixels belong to an error, grey ones are right, '
-        "void or crowd. Click an image to enlarge it; the arrow keys then change between those of one image.</p>"
+        '<p class="muted">The largest loss first. In the panels of errors, coloured pixels belong to an error; grey '
+        "pixels are correct, void or crowd. Click a panel to enlarge it; the arrow keys then show the other "
+        "panels of the image.</p>"
     )
     tables = "".join(
         f"<div>{_image_table(f'{prefix}{name}-table', title, rows[:MAX_ROWS])}</div>"

@@ -1,4 +1,4 @@
-"""Image, ground truth and both predictions of the images that a comparison shows."""
+"""Draws the panels of the images on the page of a comparison: image, ground truth and both predictions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from upsnet.metrics.error_causes import find_causes
 from upsnet.metrics.image_pair import PairScorer
 from upsnet.metrics.matching import match_segments
 from upsnet.report.panels import PanelMaker
-from upsnet.text import first_line
+from upsnet.text import first_line, shown
 
 PREDICTIONS = Path("predictions") / "panoptic.json"
 """Where `upsnet evaluate --checkpoint` writes predictions in its folder."""
@@ -27,13 +27,12 @@ def draw_images(
 
     Args:
         truth: the ground truth.
-        folders: of the evaluations A and B, each with `PREDICTIONS`.
-        keys: image ids.
+        folders: folders of the evaluations A and B, which contain `PREDICTIONS`.
+        keys: ids of the images to draw.
         image_dir: folder of the images; without it, segments are drawn on grey.
 
     Returns:
-        Image id -> JPEG files by the name of the panel; and one line for each image that cannot be drawn, or whose
-        image file cannot be read.
+        Image id -> name of the panel -> JPEG file; and one line for each image that cannot be drawn or read.
 
     Raises:
         FileNotFoundError, ValueError: a JSON or its folder is missing or unusable.
@@ -45,19 +44,19 @@ def draw_images(
     drawn: dict[int | str, dict[str, bytes]] = {}
     for key in keys:
         if key not in own or own[key] not in truth.annotations:
-            problems.append(f"{truth.path}: no ground truth of image {key!r}")
+            problems.append(f"{truth.path}: no ground truth of image {shown(key)}")
             continue
         try:
             panels = [_panels(scorer, own[key], image_dir, maker, problems) for scorer in scorers]
         except (OSError, ValueError) as error:
             problems.append(first_line(error))
             continue
-        shown = {"Ground truth": panels[0]["Truth"]}
+        images = {"Ground truth": panels[0]["Truth"]}
         if "Photograph" in panels[0]:
-            shown["Image"] = panels[0]["Photograph"]
+            images["Image"] = panels[0]["Photograph"]
         for name, side in zip("AB", panels, strict=True):
-            shown |= {name: side["Prediction"], f"{name}: errors": side["Errors"]}
-        drawn[key] = shown
+            images |= {name: side["Prediction"], f"{name}: errors": side["Errors"]}
+        drawn[key] = images
     return drawn, list(dict.fromkeys(problems))
 
 

@@ -41,7 +41,7 @@ def images(collector: ReportCollector, stats: Statistics) -> str:
 
 
 def picture_button(name: str, file_name: str, data: bytes) -> str:
-    """A JPEG file that a click enlarges, with its name below."""
+    """HTML of a JPEG file that a click enlarges, with its name below."""
     return (
         f'<button type="button" class="panel"><img loading="lazy" alt="{escape(f"{name}: {file_name}")}" '
         f'src="data:image/jpeg;base64,{base64.b64encode(data).decode()}"><span>{escape(name)}</span></button>'

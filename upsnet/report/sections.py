@@ -31,7 +31,7 @@ OTHERS = (
     ("instance_ap", "AP, instances", "ap"),
     ("panoptic_ap", "AP, panoptic segments", "ap"),
 )
-"""Sections of `metrics.json` beside `panoptic`, their names on the page, and the number shown large."""
+"""Section of `metrics.json`, its name on the page, and the key of its main score."""
 
 FEW = " With so few images as here they are too narrow."
 
@@ -179,7 +179,7 @@ def _scores(stats: Statistics) -> str:
 
 
 def _reliability(hit: Sequence[int], miss: Sequence[int]) -> str:
-    """The share of matched things in each bin of scores, beside the score itself."""
+    """Compares the share of matched things in each bin of scores with the score."""
     centres = [100 * (i + 0.5) / SCORE_BINS for i in range(SCORE_BINS)]
     counts = [h + m for h, m in zip(hit, miss, strict=True)]
     shares = [100 * h / n if n else None for h, n in zip(hit, counts, strict=True)]
@@ -188,7 +188,7 @@ def _reliability(hit: Sequence[int], miss: Sequence[int]) -> str:
         f'<div class="reliable"><i style="height:{share or 0.0:.2f}%"></i><b style="bottom:{centre:.2f}%"></b></div>'
         for share, centre in zip(shares, centres, strict=True)
     )
-    label = "Share of the predicted things that are matched, by score; a mark shows the score itself"
+    label = "Share of the predicted things that are matched, by score; a mark shows the score"
     ticks = "".join(f"<span>{text}</span>" for text in ("0", "0.25", "0.5", "0.75", "1"))
     distance = sum(gaps) / sum(counts)
     return (
@@ -203,11 +203,11 @@ _SUSPECT_HEAD = ("Image", "Predicted", "Score", "Label there", "Area, pixels")
 
 
 def suspects(stats: Statistics, categories: CategorySet) -> str:
-    """Things that the model is sure of and the ground truth contradicts: labels to look at."""
+    """Lists confident predictions of things that the ground truth contradicts: labels to check."""
     note = (
         f'<p class="muted">Predicted things with a score of {SUSPECT_SCORE} or more that match no label: the label has '
-        "another class, or there is none. Either the model is wrong, or the label is. The highest score first, at most "
-        f"{MAX_SUSPECTS}.</p>"
+        "another class, or there is none. Either the model or the label is wrong. The highest score first, at most "
+        f"{MAX_SUSPECTS} rows.</p>"
     )
     rows = [
         f'<tr><th scope="row" title="{escape(s.file_name)}">{escape(s.file_name)}</th>'

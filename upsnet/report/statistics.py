@@ -17,7 +17,7 @@ SIZE_EDGES = (16, 32, 64, 128, 256)
 
 SCORE_BINS = 20
 SUSPECT_SCORE = 0.9
-"""Least score of a prediction that makes the ground truth suspect where it disagrees."""
+"""Minimum score of a prediction in the list of suspected label errors."""
 MAX_SUSPECTS = 50
 
 

@@ -114,7 +114,7 @@ class PanopticDeepLab(PanopticModel):
         return PanopticDeepLabRaw(*self.maps(images, image_sizes), size, with_instances)
 
     def raw_of_views(self, views: Sequence[View], *, with_instances: bool = False) -> PanopticDeepLabRaw:
-        """As `PanopticModel.raw_of_views`: the mean of the maps of all views."""
+        """As `PanopticModel.raw_of_views`. Averages the maps of all views."""
         total: list[Tensor] = []
         for view in views:
             semantic, center, offset = self.maps(view.images, view.image_sizes)

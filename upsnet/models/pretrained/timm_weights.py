@@ -1,4 +1,4 @@
-"""Weights of timm for a `TimmBackbone`: by timm's name, or from a file with timm's parameter names."""
+"""Loads weights into a `TimmBackbone`: timm downloads them, or a file has them under timm's parameter names."""
 
 from __future__ import annotations
 
@@ -19,19 +19,21 @@ PRETRAINED = "pretrained"
 
 @torch.no_grad()
 def load_timm_weights(backbone: TimmBackbone, weights: str) -> str:
-    """Fills a backbone with pretrained weights.
+    """Loads pretrained weights into a backbone.
 
-    The names must be those of timm's whole model. A classifier may be there or not; all tensors of the backbone must.
+    The names must be those of timm's complete model. All tensors of the backbone are required; the classifier is
+    optional.
 
     Args:
         backbone: the network.
         weights: `pretrained`, or a file (.pth, .safetensors).
 
     Returns:
-        A line that says what was taken.
+        A line that says which tensors were loaded.
 
     Raises:
-        FileNotFoundError, ValueError: no such file, the download failed, or the tensors do not fit.
+        FileNotFoundError, ValueError: the file does not exist, the download failed, or names or shapes of tensors do
+            not fit.
     """
     where = f"model.backbone.weights={weights}"
     if weights == PRETRAINED:
@@ -67,18 +69,18 @@ def load_timm_weights(backbone: TimmBackbone, weights: str) -> str:
         value.copy_(found[key])
     unused = [name for name in state if plain_name(name) not in own and not name.endswith(COUNTER)]
     line = f"{where}: {len(own)} of {len(own)} tensors of {backbone.name} loaded"
-    return line + (f"; not used, because it is the classifier: {some(unused, 2)}" if unused else "")
+    return line + (f"; not used, because the backbone has no such tensors: {some(unused, 2)}" if unused else "")
 
 
 def _downloaded(name: str) -> dict[str, Tensor]:
     """The weights that timm downloads, or finds in its cache."""
     known_name(name)
-    logger = logging.getLogger("huggingface_hub")  # it warns of every attempt
+    logger = logging.getLogger("huggingface_hub")  # it logs a warning for every attempt
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         state: dict[str, Tensor] = full_model(name, pretrained=True).state_dict()
-    except Exception as error:  # of any kind: of the network, of the disk, or of a model without weights
+    except Exception as error:  # many types: network, disk, or a model without weights
         raise ValueError(
             f"model.backbone.weights={PRETRAINED}: timm has no weights of {name}, or the download failed "
             f"({first_line(error)}); give a local file (.pth or .safetensors), or null to start from random weights"

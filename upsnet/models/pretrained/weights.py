@@ -63,15 +63,15 @@ def read_weights(path: str | Path) -> Weights:
     raise ValueError(
         f"{path}: {len(tensors)} tensors ({some(list(tensors), 3)}), expected a checkpoint of this project, the "
         "official UPSNet's, Panoptic-DeepLab's, torchvision's ResNet or Mask R-CNN, or detectron2's; convert the names "
-        "first"
+        "first, or give weights of a timm model as model.backbone.weights"
     )
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Reads the tensors of a file of another program, under the names that they have there.
+    """Reads the tensors of a file of another program, and keeps their names.
 
     Raises:
-        FileNotFoundError, ValueError: no such file, or not a file of tensors alone.
+        FileNotFoundError, ValueError: there is no such file, or it is not a file of tensors.
     """
     path = Path(path)
     values = _read_values(path)
@@ -242,7 +242,7 @@ def load_backbone_weights(backbone: ResNet, name: str, weights: str) -> str:
         weights: torchvision's name of the weights (`IMAGENET1K_V1`), or a file with torchvision's parameter names.
 
     Returns:
-        A line that says what was taken.
+        A line that says which tensors were loaded.
 
     Raises:
         FileNotFoundError, ValueError: no such name or file, the download failed, or the parameters do not fit.
@@ -276,7 +276,7 @@ def load_backbone_weights(backbone: ResNet, name: str, weights: str) -> str:
 
 
 def _read_values(path: Path) -> Any:
-    """What a file of weights holds."""
+    """Reads the contents of a file of weights."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file of weights")
     if path.suffix in (".pt2", ".onnx"):

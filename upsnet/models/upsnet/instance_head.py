@@ -181,9 +181,9 @@ class InstanceHead(nn.Module):
         """Turns candidates into detections with masks.
 
         Args:
-            candidates: what `decode` gave.
+            candidates: result of `decode`.
             rule: of the list.
-            masks: boxes [B, K, 4] and labels [B, K] -> mask logits, as `mask_logits` gives them.
+            masks: boxes [B, K, 4] and labels [B, K] -> mask logits, as from `mask_logits`.
         """
         found = suppress(candidates, rule, self.config.max_detections)
         is_valid = found.rank > NEVER

@@ -147,7 +147,7 @@ class UPSNet(PanopticModel):
     def _box_outputs(
         self, rpn: RPN, head: InstanceHead, levels: list[Tensor], image_sizes: Tensor
     ) -> tuple[FeatureLayout, BoxOutputs]:
-        """The features that boxes are pooled from, and what the box branch gives for the proposals."""
+        """The features from which boxes are pooled, and the results of the box branch for the proposals."""
         rois, valid = rpn.propose(rpn(levels[: len(rpn.anchors.strides)]), image_sizes)
         layout = FeatureLayout.of(levels[:4], ROI_STRIDES, self.roi_convention)
         return layout, head.box_outputs(layout, rois, valid)
@@ -155,8 +155,8 @@ class UPSNet(PanopticModel):
     def raw_of_views(self, views: Sequence[View], *, with_instances: bool = False) -> UPSNetRaw:
         """As `PanopticModel.raw_of_views`.
 
-        Semantic logits are averaged. The boxes of all views compete in one suppression, and the masks of those that are
-        left are pooled in every view and averaged.
+        Semantic logits are averaged. One non-maximum suppression selects among the boxes of all views. The masks of the
+        selected boxes are pooled in each view and averaged.
         """
         semantic: list[Tensor] = []
         parts: list[tuple[View, FeatureLayout, BoxOutputs]] = []
