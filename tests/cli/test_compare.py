@@ -29,7 +29,7 @@ def test_the_command_prints_differences_and_a_verdict(run_tool, folders):
     assert float(lines["pq"][2]) < 0
     assert lines["1.png"][2] == "-50.000"
     assert lines["void"][:3] == ["0.0", "1.0", "+1.0"]
-    assert "no difference is shown" in out
+    assert "No difference is shown" in out
 
 
 @pytest.mark.parametrize(("allowed", "code"), [(None, 0), ("50", 0), ("0.5", 1), ("0", 1)])

@@ -83,7 +83,7 @@ def test_one_image_has_differences_without_intervals(tmp_path):
     found = compared(write(tmp_path / "a", FOUND), write(tmp_path / "b", MISSES))
     assert found["All"]["pq"]["difference"] < 0
     assert found["All"]["pq"]["interval"] is None
-    assert found["verdict"] == "not shown"
+    assert found["verdict"] == "no interval"
 
 
 def test_an_image_without_segments_counts_as_right_where_the_other_side_invents_some(tmp_path):

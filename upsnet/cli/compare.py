@@ -64,6 +64,8 @@ def _check_drops(results: Sequence[dict[str, Any]], allowed: float) -> int:
 
 
 def _show(result: dict[str, Any]) -> None:
+    from upsnet.metrics.comparison import VERDICTS
+
     print(f"A: {', '.join(result['a'])}\nB: {', '.join(result['b'])}\n{result['num_images']} images")
     print(f"{'':20s} {'A':>8s} {'B':>8s} {'B - A':>8s}   95 % interval")
     for group, suffix in (("All", ""), ("Things", "_things"), ("Stuff", "_stuff")):
@@ -91,13 +93,7 @@ def _show(result: dict[str, Any]) -> None:
         print(_line(f"  {row['file_name'] or row['image_id']}", {**row, "interval": None}))
     for note in result["notes"]:
         print(f"note: {note}")
-    verdicts = {
-        "better": "B is better than A: the interval of the difference of PQ is above 0",
-        "worse": "B is worse than A: the interval of the difference of PQ is below 0",
-        "not shown": "no difference is shown: the interval of the difference of PQ contains 0",
-    }
-    no_interval = result["All"]["pq"]["interval"] is None
-    print("no interval: the difference may be chance" if no_interval else verdicts[result["verdict"]])
+    print(VERDICTS[result["verdict"]])
 
 
 def _line(name: str, score: dict[str, Any], digits: int = 3) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from upsnet.config.section import Layers, Positive, Section
 
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
+ResNetName = Literal["resnet18", "resnet34", "resnet50", "resnet101"]
+RESNETS: tuple[str, ...] = get_args(ResNetName)
 PixelMean = tuple[float, float, float]
 PixelStd = tuple[Positive, Positive, Positive]
 """RGB, for values of 0..255."""
@@ -20,7 +21,7 @@ class BackboneConfig(Section):
 
     tag: ClassVar[str] = "resnet"
     """Name of this section in errors of pydantic."""
-    name: Literal["resnet18", "resnet34", "resnet50", "resnet101"] = "resnet50"
+    name: ResNetName = "resnet50"
     width: Annotated[int, Field(ge=16, le=512, multiple_of=16)] = 64
     """Of the stem. Below 16 channels oneDNN's gradient of a strided 1x1 convolution crashes (torch 2.15, CPU)."""
     norm: Literal["frozen_bn", "bn", "gn"] = "frozen_bn"
@@ -95,7 +96,8 @@ class TimmBackboneConfig(Section):
         if foreign := [key for key in values if key in BackboneConfig.model_fields and key not in cls.model_fields]:
             raise ValueError(
                 f"{', '.join(foreign)}: only the ResNets of this project ({', '.join(RESNETS)}) have this option, but "
-                f"name is {values.get('name')}; remove the option"
+                f"name is {values.get('name')}; remove the option, or replace the whole section: "
+                f"model.backbone={{name: {values.get('name')}}}"
             )
         has_tag = "." in str(values.get("name"))
         return {**values, "weights": "pretrained"} if has_tag and values.get("weights") is None else values

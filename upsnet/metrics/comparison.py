@@ -49,6 +49,12 @@ from upsnet.metrics.score_table import (
 from upsnet.metrics.slices import Attributes, count_members, partitions_of
 from upsnet.text import shown
 
+VERDICTS = {
+    "better": "B is better than A: the interval of the difference of PQ is above 0.",
+    "worse": "B is worse than A: the interval of the difference of PQ is below 0.",
+    "not shown": "No difference is shown: the interval of the difference of PQ contains 0.",
+    "no interval": "There is no interval: the difference may be chance.",
+}
 FORMAT = 1
 """Format number of `compare.json`."""
 PQ_TOLERANCE = 1e-6
@@ -160,7 +166,7 @@ def compare(
         - `causes`: cause of error -> `errors` (number of FN + FP) and `lost_pq` (the gain of PQ if the cause were
           fixed).
         - `others`: mIoU and AP.
-        - `verdict`: "better" or "worse" if the interval of the difference of PQ is above or below 0, else "not shown".
+        - `verdict`: a key of `VERDICTS`.
         - `images`: `image_id`, `file_name`, and `a`, `b` and `difference` of PQ of each image, the largest loss first.
         - `notes`: lines that say what is missing.
 
@@ -176,21 +182,21 @@ def compare(
         notes += _notes_on_truth(a, b)
     else:
         scores = _compare_documents(a, b)
-    ends = scores["All"]["pq"]["interval"]
-    verdict = "not shown"
-    if ends is not None and ends[0] > 0:
-        verdict = "better"
-    elif ends is not None and ends[1] < 0:
-        verdict = "worse"
     return {
         "a": [str(run.folder) for run in a.runs],
         "b": [str(run.folder) for run in b.runs],
-        "verdict": verdict,
+        "verdict": _verdict(scores["All"]["pq"]["interval"]),
         **scores,
         "others": _compare_headlines(a, b),
         "images": changed_images(a, b),
         "notes": notes,
     }
+
+
+def _verdict(interval: Sequence[float] | None) -> str:
+    if interval is None:
+        return "no interval"
+    return "better" if interval[0] > 0 else "worse" if interval[1] < 0 else "not shown"
 
 
 def paired_differences(

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from upsnet.metrics.comparison import VERDICTS
 from upsnet.metrics.error_causes import CAUSES
 from upsnet.report.gallery import picture_button
 from upsnet.report.html import DASH, cell, css, number, plural, section, swatch, table
@@ -17,11 +18,6 @@ from upsnet.report.page import Identity, fill_template, identity_section
 MAX_ROWS = 50
 """Maximum number of rows in the table of losses, and in the table of gains."""
 
-VERDICTS = {
-    "better": "B is better: the whole interval of the difference of PQ is above 0.",
-    "worse": "B is worse: the whole interval of the difference of PQ is below 0.",
-    "not shown": "No difference is shown: the interval of the difference of PQ contains 0, or there is no interval.",
-}
 PARTS = (
     ("overview", "Overview"),
     ("classes", "Classes"),
