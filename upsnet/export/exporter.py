@@ -111,6 +111,7 @@ def export_graph(
         elif compile_for is not None:
             _compile(program, temporary, metadata, compile_for)
         else:
+            program.example_inputs = None  # the file would hold them as a pickle
             torch.export.save(program, temporary, extra_files={METADATA: json.dumps(metadata)})
         if not verify:
             return None
@@ -207,9 +208,7 @@ def _trace(
     model.to(memory_format=torch.channels_last)
     deployed = DeployedModel(model, checkpoint.categories).eval()
     with torch.no_grad(), exporting():
-        program = torch.export.export(deployed, inputs, dynamic_shapes=shapes)
-    program.example_inputs = None  # a file would hold them as a pickle
-    return program
+        return torch.export.export(deployed, inputs, dynamic_shapes=shapes)
 
 
 def _compile(program: ExportedProgram, path: Path, metadata: dict[str, Any], device: torch.device) -> None:
