@@ -147,8 +147,8 @@ def facades(datasets: Path, output: Path) -> list[tuple[str, list[str]]]:
     """Config and overrides of facades_roboflow, without training images that have a crop in the valid folder."""
     source, target = datasets / "facades_roboflow", output / "facades"
     trained, valid = (json.loads((source / name / "_annotations.coco.json").read_text()) for name in ("train", "valid"))
-    held_out = {_photograph(image) for image in valid["images"]}
-    kept = {image["id"] for image in trained["images"] if _photograph(image) not in held_out}
+    held_out = {_original(image) for image in valid["images"]}
+    kept = {image["id"] for image in trained["images"] if _original(image) not in held_out}
     output.mkdir(parents=True, exist_ok=True)
     if not (target / "annotations" / "panoptic_val.json").is_file():
         train = output / "facades_train.json"
@@ -163,7 +163,7 @@ def facades(datasets: Path, output: Path) -> list[tuple[str, list[str]]]:
     return [(str(config), _paths("val", target / "val", target / "annotations" / "panoptic_val.json"))]
 
 
-def _photograph(image: dict[str, Any]) -> str:
+def _original(image: dict[str, Any]) -> str:
     name: str = image["file_name"]
     return name.partition("_scaled_")[0]
 

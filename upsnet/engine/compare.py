@@ -16,8 +16,8 @@ from upsnet.io.files import atomic_path, write_json
 from upsnet.io.panoptic_json import PanopticJson
 from upsnet.metrics.comparison import FORMAT, Side, compare, read_sides
 from upsnet.metrics.slices import read_attributes
+from upsnet.report.compare_images import PREDICTIONS, draw_images
 from upsnet.report.compare_page import render_comparison
-from upsnet.report.compare_pictures import PREDICTIONS, draw_images
 from upsnet.report.page import Identity
 
 SHOWN_PROBLEMS = 10
@@ -62,9 +62,9 @@ def compare_evaluations(
     if output is None:
         return results
     shown_truth = None if truth is None else PanopticJson(Path(truth), None if truth_dir is None else Path(truth_dir))
-    images = None if image_dir is None else Path(image_dir)
-    pictures = [
-        _draw(sides[0], side, result, shown_truth, images, report_images)
+    folder = None if image_dir is None else Path(image_dir)
+    images = [
+        _draw(sides[0], side, result, shown_truth, folder, report_images)
         for side, result in zip(sides[1:], results, strict=True)
     ]
     write_json(Path(output) / "compare.json", {"format": FORMAT, "a": results[0]["a"], "comparisons": results})
@@ -74,7 +74,7 @@ def compare_evaluations(
     ]
     title = " against ".join(side.runs[0].folder.absolute().name for side in reversed(sides[:2]))
     text = render_comparison(
-        results, pictures, Identity(title if len(sides) == 2 else f"{len(sides)} evaluations", facts)
+        results, images, Identity(title if len(sides) == 2 else f"{len(sides)} evaluations", facts)
     )
     with atomic_path(Path(output) / "compare.html") as path:
         path.write_text(text, encoding="utf-8", errors="replace")

@@ -30,17 +30,17 @@ _INTERVAL = ("95 % interval",)
 
 
 def render_comparison(
-    results: Sequence[dict[str, Any]], pictures: Sequence[Mapping[Any, Mapping[str, bytes]]], identity: Identity
+    results: Sequence[dict[str, Any]], images: Sequence[Mapping[Any, Mapping[str, bytes]]], identity: Identity
 ) -> str:
     """Renders the page as HTML.
 
     Args:
         results: results of `metrics.comparison.compare`, one for each side that is compared with A.
-        pictures: for each result, image id -> name of the panel -> JPEG file.
+        images: for each result, image id -> name of the panel -> JPEG file.
         identity: what was compared.
     """
     parts, links = [], []
-    for index, (result, shown) in enumerate(zip(results, pictures, strict=True)):
+    for index, (result, shown) in enumerate(zip(results, images, strict=True)):
         prefix = f"c{index + 1}-" if index else ""
         links += [(f"{prefix}{name}", f"{title} {index + 1}" if index else title) for name, title in PARTS]
         parts += [
@@ -250,7 +250,7 @@ def _causes(result: dict[str, Any], prefix: str) -> str:
     return section(f"{prefix}errors", "Causes of errors", note, listed)
 
 
-def _images(result: dict[str, Any], pictures: Mapping[Any, Mapping[str, bytes]], prefix: str) -> str:
+def _images(result: dict[str, Any], images: Mapping[Any, Mapping[str, bytes]], prefix: str) -> str:
     changes = result["images"]
     lost = [row for row in changes if row["difference"] < 0]
     gained = [row for row in reversed(changes) if row["difference"] > 0]
@@ -259,7 +259,7 @@ def _images(result: dict[str, Any], pictures: Mapping[Any, Mapping[str, bytes]],
         f"{result['num_images']:,}. PQ of an image: the mean over the classes in it.</p>"
     )
     by_id = {row["image_id"]: row for row in changes}
-    shots = "".join(_shot(by_id[key], panels) for key, panels in pictures.items())
+    shots = "".join(_shot(by_id[key], panels) for key, panels in images.items())
     note = (
         '<p class="muted">The largest loss first. In the panels of errors, coloured pixels belong to an error; grey '
         "pixels are correct, void or crowd. Click a panel to enlarge it; the arrow keys then show the other "
