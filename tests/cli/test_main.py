@@ -162,3 +162,16 @@ def test_a_long_error_is_cut(command):
     assert code == 2
     assert len(err) < 1600
     assert err.endswith(" end\n")
+
+
+def test_a_file_where_a_folder_is_needed_is_named_with_the_remedy(upsnet_command, checkpoint, tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    expected = "this path needs a folder, but a file is there; choose another path"
+    for output in (file, file / "below"):
+        code, _, err = upsnet_command("evaluate", "--checkpoint", checkpoint, "--output", output)
+        assert (code, err.count("\n")) == (2, 1), err
+        assert str(file) in err
+        assert expected in err
+    code, _, err = upsnet_command("evaluate", "--gt", tmp_path, "--pred", tmp_path)
+    assert (code, err) == (2, f"error: {tmp_path}: is a folder, expected a file; give the path of the file\n")

@@ -48,7 +48,7 @@ def run_command(command: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13
     except (OSError, ValueError, FloatingPointError, MemoryError) as error:
-        text = str(error).strip() or type(error).__name__
+        text = _text_of_path_error(error) or str(error).strip() or type(error).__name__
         if (
             text.startswith("Caught ") and "DataLoader worker" in text
         ):  # torch puts the worker's traceback into the text
@@ -65,6 +65,17 @@ def run_command(command: Callable[[], int]) -> int:
         place = _write_traceback(traceback.format_exc())
         reason = (str(error).strip() or "no message").splitlines()[-1]
         return _fail(BUG, f"unexpected {type(error).__name__}: {reason}. This is a bug in upsnet; {place}")
+
+
+def _text_of_path_error(error: Exception) -> str | None:
+    """A message with the remedy if a path is a file where a folder is expected, or the reverse; otherwise None."""
+    if not isinstance(error, OSError) or error.filename is None:
+        return None
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        return f"{error.filename}: this path needs a folder, but a file is there; choose another path"
+    if isinstance(error, IsADirectoryError):
+        return f"{error.filename}: is a folder, expected a file; give the path of the file"
+    return None
 
 
 def _is_out_of_memory(error: Exception) -> bool:
