@@ -134,6 +134,32 @@ def _close(writer: PanopticWriter) -> None:
         writer.close()
 
 
+@dataclass
+class _Results:
+    """Where the predictions of an evaluation go: the metrics, the report and the prediction files."""
+
+    meters: _Meters
+    report: ReportCollector | None
+    writer: PanopticWriter | None
+    categories: CategorySet
+
+    def add(self, batch: PanopticBatch, output: PanopticOutput) -> None:
+        """Adds the predictions of a batch."""
+        self.meters.update(batch, output)
+        if self.report is not None:
+            _add_to_report(self.report, batch, output)
+        if self.writer is not None:
+            _add_to_writer(self.writer, batch, output, self.categories)
+
+    def gather(self) -> None:
+        """Collects the results of all processes in the first one, and completes the prediction files."""
+        if self.writer is not None:
+            _close(self.writer)
+        if self.report is not None:
+            self.report.merge(distributed.gather_to_first(self.report))
+        self.meters.merge()
+
+
 def _picture(batch: PanopticBatch, row: int) -> np.ndarray:
     """The network's input as a picture, uint8 RGB [H, W, 3], without its padding."""
     height, width = batch.network_sizes[row]
@@ -182,6 +208,7 @@ def evaluate(
     with_ap = config.evaluate.instance is not False if with_ap is None else with_ap
     meters = _Meters.of(model.tasks, dataset.categories, with_ap=with_ap, boundary=boundary)
     writer = None if predictions is None else _writer(predictions, dataset)
+    results = _Results(meters, report, writer, dataset.categories)
     rank, world_size = distributed.rank(), distributed.world_size()
     loader = test_loader(
         dataset,
@@ -205,22 +232,14 @@ def evaluate(
                     with_semantic=meters.semantic is not None,
                     with_instances=meters.instance_ap is not None,
                 )
-            meters.update(batch, output)
-            if report is not None:
-                _add_to_report(report, batch, output)
-            if writer is not None:
-                _add_to_writer(writer, batch, output, dataset.categories)
+            results.add(batch, output)
     except ChildProcessError:  # a signal to all processes of a job ends the data workers, too
         if stop is None or not stop.received:
             raise
     model.train(training)
     if stop is not None and (number := distributed.agree(stop.received)):
         raise StopRequestedError(number)
-    if writer is not None:
-        _close(writer)
-    if report is not None:
-        report.merge(distributed.gather_to_first(report))
-    meters.merge()
+    results.gather()
     if per_image is not None and meters.panoptic is not None and rank == 0:
         write_per_image(per_image, meters.panoptic.per_image())
     return meters.compute(attributes)
