@@ -291,7 +291,9 @@ class InferenceInput:
                     f"image of {size[1]} x {size[0]}: {target[1]} x {target[0]} pixels of network input, expected at "
                     f"most {self.max_pixels}; {remedy}, or raise data.max_network_pixels"
                 )
-        base, *views = (self._resized(images, original, sizes_of_all) for sizes_of_all in zip(*targets, strict=True))
+        base_sizes, *sizes_of_views = zip(*targets, strict=True)
+        base = self._resized(images, original, base_sizes)
+        views = [base if sizes == base_sizes else self._resized(images, original, sizes) for sizes in sizes_of_views]
         return replace(base, views=views)
 
     def _resized(
